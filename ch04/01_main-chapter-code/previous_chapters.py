@@ -1,0 +1,156 @@
+# Generated from the notebooks below by `python tools/sync.py`; edit those.
+#   ch02.ipynb: GPT2_MERGES, GPT2_ADDRESS, rebuild_gpt2_files, find_in_course,
+#     load_gpt2_bpe, GPTDatasetV1, create_dataloader_v1
+#   ch03.ipynb: MultiHeadAttention
+
+import json
+import os
+import tempfile
+from hashlib import sha1
+from pathlib import Path
+
+import numpy as np
+import tiktoken
+import torch
+import torch.nn as nn
+from torch.utils.data import DataLoader, Dataset
+
+
+GPT2_MERGES = "ch02/01_main-chapter-code/gpt2_merges.npz"
+GPT2_ADDRESS = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
+
+
+def rebuild_gpt2_files(merges):
+    """Return OpenAI's vocab.bpe and encoder.json (bytes) from merges (50000, 2)."""
+    # GPT-2 numbers the 256 bytes in this order and writes each as one visible
+    # character: printable bytes as themselves, the others as chr(256), chr(257), ...
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    num_hidden = 256 - len(printable)
+    tokens = [chr(b) for b in printable] + [chr(256 + i) for i in range(num_hidden)]
+    lines = ["#version: 0.2"]
+    for left, right in merges.tolist():
+        lines.append(f"{tokens[left]} {tokens[right]}")
+        tokens.append(tokens[left] + tokens[right])      # the pair is the next token
+    tokens.append("<|endoftext|>")
+    vocab_bpe = "\n".join(lines) + "\n"
+    encoder_json = json.dumps({token: i for i, token in enumerate(tokens)})
+    return vocab_bpe.encode("utf-8"), encoder_json.encode("utf-8")
+
+
+def find_in_course(relative_path):
+    """Return a course file's path, looked for from here upwards, or None."""
+    here = Path(globals().get("__file__", "notebook")).resolve().parent
+    for folder in (here, *here.parents):
+        for path in (folder / relative_path, folder / Path(relative_path).name):
+            if path.is_file():
+                return path
+    return None
+
+
+def load_gpt2_bpe():
+    """Return GPT-2's tokenizer (50,257 tokens) without needing a network."""
+    default = os.path.join(tempfile.gettempdir(), "data-gym-cache")
+    cache = os.environ.get("DATA_GYM_CACHE_DIR", default)
+    cache = Path(os.environ.get("TIKTOKEN_CACHE_DIR", cache))
+    sizes = {"vocab.bpe": 456_318, "encoder.json": 1_042_301}       # bytes
+    # tiktoken names a cached file by the sha1 of its address
+    targets = {cache / sha1((GPT2_ADDRESS + name).encode()).hexdigest(): size
+               for name, size in sizes.items()}
+    # a file of another size is a download that broke off
+    whole = all(target.is_file() and target.stat().st_size == size
+                for target, size in targets.items())
+    table = find_in_course(GPT2_MERGES)
+    if table is not None and not whole:
+        cache.mkdir(parents=True, exist_ok=True)
+        merges = np.load(table)["merges"]                               # (50000, 2)
+        for target, content in zip(targets, rebuild_gpt2_files(merges), strict=True):
+            temporary = target.with_name(f"{target.name}.{os.getpid()}")
+            temporary.write_bytes(content)
+            os.replace(temporary, target)       # a reader never sees half a file
+    return tiktoken.get_encoding("gpt2")        # checks both files' sha256 itself
+
+
+class GPTDatasetV1(Dataset):
+    """Pairs (input, target) of max_length token ids; the target is one id ahead."""
+
+    def __init__(self, txt, tokenizer, max_length, stride):
+        special = {"<|endoftext|>"}
+        if hasattr(tokenizer, "encode_to_numpy"):       # no Python int per token
+            ids = tokenizer.encode_to_numpy(txt, allowed_special=special)
+            ids = torch.from_numpy(ids.astype(np.int64))                # (num_tokens,)
+        else:
+            ids = torch.tensor(tokenizer.encode(txt, allowed_special=special))
+        if len(ids) <= max_length:
+            raise ValueError(
+                f"The text has {len(ids)} tokens; windows of max_length={max_length} "
+                f"and their targets need at least {max_length + 1}. "
+                "Use a longer text or a smaller max_length."
+            )
+        # unfold returns views: the windows overlap in memory, no token is copied
+        self.input_ids = ids[:-1].unfold(0, max_length, stride)  # (windows, max_length)
+        self.target_ids = ids[1:].unfold(0, max_length, stride)  # (windows, max_length)
+
+    def __len__(self):
+        return len(self.input_ids)
+
+    def __getitem__(self, idx):
+        return self.input_ids[idx], self.target_ids[idx]
+
+
+def create_dataloader_v1(txt, batch_size=4, max_length=256, stride=128,
+                         shuffle=True, drop_last=True, num_workers=0):
+    """Return a DataLoader of (inputs, targets), each (batch_size, max_length)."""
+    dataset = GPTDatasetV1(txt, load_gpt2_bpe(), max_length, stride)
+    if drop_last and len(dataset) < batch_size:
+        raise ValueError(
+            f"The text gives {len(dataset)} windows, fewer than batch_size={batch_size}"
+            ", so drop_last=True leaves no batch at all. Use a longer text, a smaller "
+            "batch_size, max_length or stride, or drop_last=False."
+        )
+    return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle,
+                      drop_last=drop_last, num_workers=num_workers)
+
+
+class MultiHeadAttention(nn.Module):
+    """Causal multi-head attention with one set of projections split into heads."""
+
+    def __init__(self, d_in, d_out, context_length, dropout, num_heads, qkv_bias=False):
+        super().__init__()
+        assert d_out % num_heads == 0, "d_out must be divisible by num_heads"
+        self.d_out = d_out
+        self.num_heads = num_heads
+        self.head_dim = d_out // num_heads
+        self.W_query = nn.Linear(d_in, d_out, bias=qkv_bias)
+        self.W_key = nn.Linear(d_in, d_out, bias=qkv_bias)
+        self.W_value = nn.Linear(d_in, d_out, bias=qkv_bias)
+        self.out_proj = nn.Linear(d_out, d_out)          # mixes the heads' results
+        self.dropout = nn.Dropout(dropout)
+        # persistent, so it is part of every checkpoint that readers saved
+        self.register_buffer(
+            "mask", torch.triu(torch.ones(context_length, context_length), diagonal=1)
+        )
+
+    def split_heads(self, x):
+        """Map (b, num_tokens, d_out) to (b, num_heads, num_tokens, head_dim)."""
+        b, num_tokens, _ = x.shape
+        x = x.view(b, num_tokens, self.num_heads, self.head_dim)
+        return x.transpose(1, 2)                 # (b, num_heads, num_tokens, head_dim)
+
+    def forward(self, x):
+        """Map x (b, num_tokens, d_in) to (b, num_tokens, d_out)."""
+        b, num_tokens, _ = x.shape
+        keys = self.split_heads(self.W_key(x))   # (b, num_heads, num_tokens, head_dim)
+        queries = self.split_heads(self.W_query(x))
+        values = self.split_heads(self.W_value(x))
+
+        # scores and weights: (b, num_heads, num_tokens, num_tokens)
+        attn_scores = queries @ keys.transpose(2, 3)
+        future = self.mask.bool()[:num_tokens, :num_tokens]  # (num_tokens, num_tokens)
+        attn_scores = attn_scores.masked_fill(future, -torch.inf)
+        attn_weights = torch.softmax(attn_scores / self.head_dim ** 0.5, dim=-1)
+        attn_weights = self.dropout(attn_weights)
+
+        context_vec = attn_weights @ values      # (b, num_heads, num_tokens, head_dim)
+        context_vec = context_vec.transpose(1, 2)
+        context_vec = context_vec.reshape(b, num_tokens, self.d_out)
+        return self.out_proj(context_vec)                      # (b, num_tokens, d_out)

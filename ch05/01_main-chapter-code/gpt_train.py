@@ -1,0 +1,900 @@
+# Generated from the notebooks below by `python tools/sync.py`; edit those.
+#   ch02.ipynb: GPT2_MERGES, GPT2_ADDRESS, rebuild_gpt2_files, find_in_course,
+#     load_gpt2_bpe, GPTDatasetV1, create_dataloader_v1
+#   ch03.ipynb: MultiHeadAttention
+#   ch04.ipynb: LayerNorm, GELU, FeedForward, TransformerBlock, GPTModel,
+#     generate_text_simple
+#   ch05.ipynb: LayerNormFast, GELUFast, MultiHeadAttentionFast, GPTModelFast,
+#     text_to_token_ids, token_ids_to_text, calc_loss_batch, calc_loss_loader,
+#     evaluate_model, generate_and_print_sample
+#   tools/command_line.py: UserError, OneLineParser, run_command, pick_device, pick_dtype
+
+import argparse
+import itertools
+import json
+import os
+import sys
+import tempfile
+from hashlib import sha1
+from pathlib import Path
+
+import numpy as np
+import tiktoken
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, Dataset
+
+
+GPT2_MERGES = "ch02/01_main-chapter-code/gpt2_merges.npz"
+GPT2_ADDRESS = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
+
+
+def rebuild_gpt2_files(merges):
+    """Return OpenAI's vocab.bpe and encoder.json (bytes) from merges (50000, 2)."""
+    # GPT-2 numbers the 256 bytes in this order and writes each as one visible
+    # character: printable bytes as themselves, the others as chr(256), chr(257), ...
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    num_hidden = 256 - len(printable)
+    tokens = [chr(b) for b in printable] + [chr(256 + i) for i in range(num_hidden)]
+    lines = ["#version: 0.2"]
+    for left, right in merges.tolist():
+        lines.append(f"{tokens[left]} {tokens[right]}")
+        tokens.append(tokens[left] + tokens[right])      # the pair is the next token
+    tokens.append("<|endoftext|>")
+    vocab_bpe = "\n".join(lines) + "\n"
+    encoder_json = json.dumps({token: i for i, token in enumerate(tokens)})
+    return vocab_bpe.encode("utf-8"), encoder_json.encode("utf-8")
+
+
+def find_in_course(relative_path):
+    """Return a course file's path, looked for from here upwards, or None."""
+    here = Path(globals().get("__file__", "notebook")).resolve().parent
+    for folder in (here, *here.parents):
+        for path in (folder / relative_path, folder / Path(relative_path).name):
+            if path.is_file():
+                return path
+    return None
+
+
+def load_gpt2_bpe():
+    """Return GPT-2's tokenizer (50,257 tokens) without needing a network."""
+    default = os.path.join(tempfile.gettempdir(), "data-gym-cache")
+    cache = os.environ.get("DATA_GYM_CACHE_DIR", default)
+    cache = Path(os.environ.get("TIKTOKEN_CACHE_DIR", cache))
+    sizes = {"vocab.bpe": 456_318, "encoder.json": 1_042_301}       # bytes
+    # tiktoken names a cached file by the sha1 of its address
+    targets = {cache / sha1((GPT2_ADDRESS + name).encode()).hexdigest(): size
+               for name, size in sizes.items()}
+    # a file of another size is a download that broke off
+    whole = all(target.is_file() and target.stat().st_size == size
+                for target, size in targets.items())
+    table = find_in_course(GPT2_MERGES)
+    if table is not None and not whole:
+        cache.mkdir(parents=True, exist_ok=True)
+        merges = np.load(table)["merges"]                               # (50000, 2)
+        for target, content in zip(targets, rebuild_gpt2_files(merges), strict=True):
+            temporary = target.with_name(f"{target.name}.{os.getpid()}")
+            temporary.write_bytes(content)
+            os.replace(temporary, target)       # a reader never sees half a file
+    return tiktoken.get_encoding("gpt2")        # checks both files' sha256 itself
+
+
+class GPTDatasetV1(Dataset):
+    """Pairs (input, target) of max_length token ids; the target is one id ahead."""
+
+    def __init__(self, txt, tokenizer, max_length, stride):
+        special = {"<|endoftext|>"}
+        if hasattr(tokenizer, "encode_to_numpy"):       # no Python int per token
+            ids = tokenizer.encode_to_numpy(txt, allowed_special=special)
+            ids = torch.from_numpy(ids.astype(np.int64))                # (num_tokens,)
+        else:
+            ids = torch.tensor(tokenizer.encode(txt, allowed_special=special))
+        if len(ids) <= max_length:
+            raise ValueError(
+                f"The text has {len(ids)} tokens; windows of max_length={max_length} "
+                f"and their targets need at least {max_length + 1}. "
+                "Use a longer text or a smaller max_length."
+            )
+        # unfold returns views: the windows overlap in memory, no token is copied
+        self.input_ids = ids[:-1].unfold(0, max_length, stride)  # (windows, max_length)
+        self.target_ids = ids[1:].unfold(0, max_length, stride)  # (windows, max_length)
+
+    def __len__(self):
+        return len(self.input_ids)
+
+    def __getitem__(self, idx):
+        return self.input_ids[idx], self.target_ids[idx]
+
+
+def create_dataloader_v1(txt, batch_size=4, max_length=256, stride=128,
+                         shuffle=True, drop_last=True, num_workers=0):
+    """Return a DataLoader of (inputs, targets), each (batch_size, max_length)."""
+    dataset = GPTDatasetV1(txt, load_gpt2_bpe(), max_length, stride)
+    if drop_last and len(dataset) < batch_size:
+        raise ValueError(
+            f"The text gives {len(dataset)} windows, fewer than batch_size={batch_size}"
+            ", so drop_last=True leaves no batch at all. Use a longer text, a smaller "
+            "batch_size, max_length or stride, or drop_last=False."
+        )
+    return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle,
+                      drop_last=drop_last, num_workers=num_workers)
+
+
+class MultiHeadAttention(nn.Module):
+    """Causal multi-head attention with one set of projections split into heads."""
+
+    def __init__(self, d_in, d_out, context_length, dropout, num_heads, qkv_bias=False):
+        super().__init__()
+        assert d_out % num_heads == 0, "d_out must be divisible by num_heads"
+        self.d_out = d_out
+        self.num_heads = num_heads
+        self.head_dim = d_out // num_heads
+        self.W_query = nn.Linear(d_in, d_out, bias=qkv_bias)
+        self.W_key = nn.Linear(d_in, d_out, bias=qkv_bias)
+        self.W_value = nn.Linear(d_in, d_out, bias=qkv_bias)
+        self.out_proj = nn.Linear(d_out, d_out)          # mixes the heads' results
+        self.dropout = nn.Dropout(dropout)
+        # persistent, so it is part of every checkpoint that readers saved
+        self.register_buffer(
+            "mask", torch.triu(torch.ones(context_length, context_length), diagonal=1)
+        )
+
+    def split_heads(self, x):
+        """Map (b, num_tokens, d_out) to (b, num_heads, num_tokens, head_dim)."""
+        b, num_tokens, _ = x.shape
+        x = x.view(b, num_tokens, self.num_heads, self.head_dim)
+        return x.transpose(1, 2)                 # (b, num_heads, num_tokens, head_dim)
+
+    def forward(self, x):
+        """Map x (b, num_tokens, d_in) to (b, num_tokens, d_out)."""
+        b, num_tokens, _ = x.shape
+        keys = self.split_heads(self.W_key(x))   # (b, num_heads, num_tokens, head_dim)
+        queries = self.split_heads(self.W_query(x))
+        values = self.split_heads(self.W_value(x))
+
+        # scores and weights: (b, num_heads, num_tokens, num_tokens)
+        attn_scores = queries @ keys.transpose(2, 3)
+        future = self.mask.bool()[:num_tokens, :num_tokens]  # (num_tokens, num_tokens)
+        attn_scores = attn_scores.masked_fill(future, -torch.inf)
+        attn_weights = torch.softmax(attn_scores / self.head_dim ** 0.5, dim=-1)
+        attn_weights = self.dropout(attn_weights)
+
+        context_vec = attn_weights @ values      # (b, num_heads, num_tokens, head_dim)
+        context_vec = context_vec.transpose(1, 2)
+        context_vec = context_vec.reshape(b, num_tokens, self.d_out)
+        return self.out_proj(context_vec)                      # (b, num_tokens, d_out)
+
+
+class LayerNorm(nn.Module):
+    """Normalise the last dimension to mean 0 and variance 1, then scale and shift."""
+
+    def __init__(self, emb_dim):
+        super().__init__()
+        self.eps = 1e-5                  # keeps a constant row from dividing by zero
+        self.scale = nn.Parameter(torch.ones(emb_dim))
+        self.shift = nn.Parameter(torch.zeros(emb_dim))
+
+    def forward(self, x):
+        """Map x (..., emb_dim) to the same shape."""
+        mean = x.mean(dim=-1, keepdim=True)                                  # (..., 1)
+        var = x.var(dim=-1, keepdim=True, unbiased=False)                    # (..., 1)
+        return self.scale * (x - mean) / torch.sqrt(var + self.eps) + self.shift
+
+
+class GELU(nn.Module):
+    """Gaussian error linear unit, GPT-2's tanh form (Hendrycks and Gimpel 2016)."""
+
+    def forward(self, x):
+        """Map x (any shape) to the same shape."""
+        inner = (2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)
+        return 0.5 * x * (1 + torch.tanh(inner))
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a GELU between: emb_dim to 4 * emb_dim and back."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        emb_dim = cfg["emb_dim"]
+        self.layers = nn.Sequential(
+            nn.Linear(emb_dim, 4 * emb_dim),
+            GELU(),
+            nn.Linear(4 * emb_dim, emb_dim),
+        )
+
+    def forward(self, x):
+        """Map x (b, num_tokens, emb_dim) to the same shape, each token on its own."""
+        return self.layers(x)
+
+
+class TransformerBlock(nn.Module):
+    """Attention, then feed-forward, each normalised before and added to its input."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.att = MultiHeadAttention(
+            d_in=cfg["emb_dim"],
+            d_out=cfg["emb_dim"],
+            context_length=cfg["context_length"],
+            dropout=cfg["drop_rate"],
+            num_heads=cfg["n_heads"],
+            qkv_bias=cfg["qkv_bias"],
+        )
+        self.ff = FeedForward(cfg)
+        self.norm1 = LayerNorm(cfg["emb_dim"])
+        self.norm2 = LayerNorm(cfg["emb_dim"])
+        self.drop_shortcut = nn.Dropout(cfg["drop_rate"])
+
+    def forward(self, x):
+        """Map x (b, num_tokens, emb_dim) to the same shape."""
+        x = x + self.drop_shortcut(self.att(self.norm1(x)))  # (b, num_tokens, emb_dim)
+        x = x + self.drop_shortcut(self.ff(self.norm2(x)))   # (b, num_tokens, emb_dim)
+        return x
+
+
+class GPTModel(nn.Module):
+    """GPT-2 (Radford et al. 2019): embeddings, transformer blocks, norm and head."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.tok_emb = nn.Embedding(cfg["vocab_size"], cfg["emb_dim"])
+        self.pos_emb = nn.Embedding(cfg["context_length"], cfg["emb_dim"])
+        self.drop_emb = nn.Dropout(cfg["drop_rate"])
+        self.trf_blocks = nn.Sequential(
+            *[TransformerBlock(cfg) for _ in range(cfg["n_layers"])]
+        )
+        self.final_norm = LayerNorm(cfg["emb_dim"])
+        self.out_head = nn.Linear(cfg["emb_dim"], cfg["vocab_size"], bias=False)
+
+    def forward(self, in_idx):
+        """Map token ids (b, num_tokens) to logits (b, num_tokens, vocab_size)."""
+        num_tokens = in_idx.shape[1]
+        context_length = self.pos_emb.num_embeddings
+        if num_tokens > context_length:
+            raise ValueError(
+                f"{num_tokens} tokens do not fit the context of {context_length}; "
+                "keep the last ones: in_idx[:, -context_length:]"
+            )
+        positions = torch.arange(num_tokens, device=in_idx.device)
+        x = self.tok_emb(in_idx) + self.pos_emb(positions)   # (b, num_tokens, emb_dim)
+        x = self.drop_emb(x)
+        x = self.trf_blocks(x)                               # (b, num_tokens, emb_dim)
+        x = self.final_norm(x)
+        return self.out_head(x)                           # (b, num_tokens, vocab_size)
+
+
+def generate_text_simple(model, idx, max_new_tokens, context_size):
+    """Extend idx (b, num_tokens) by max_new_tokens ids, the likeliest each time."""
+    for _ in range(max_new_tokens):
+        idx_cond = idx[:, -context_size:]             # the model sees no more than this
+        with torch.no_grad():
+            logits = model(idx_cond)                      # (b, num_tokens, vocab_size)
+        idx_next = logits[:, -1, :].argmax(dim=-1, keepdim=True)               # (b, 1)
+        idx = torch.cat((idx, idx_next), dim=1)                   # (b, num_tokens + 1)
+    return idx
+
+
+class LayerNormFast(LayerNorm):
+    """LayerNorm with mean, variance and scaling in one kernel."""
+
+    def forward(self, x):
+        """Map x (..., emb_dim) to the same shape."""
+        return F.layer_norm(x, self.scale.shape, self.scale, self.shift, self.eps)
+
+
+class GELUFast(GELU):
+    """GELU, tanh form, in one kernel."""
+
+    def forward(self, x):
+        """Map x (any shape) to the same shape."""
+        return F.gelu(x, approximate="tanh")
+
+
+class MultiHeadAttentionFast(MultiHeadAttention):
+    """MultiHeadAttention that never stores the mask's -inf (FlashAttention on GPUs)."""
+
+    def forward(self, x):
+        """Map x (b, num_tokens, d_in) to (b, num_tokens, d_out)."""
+        b, num_tokens, _ = x.shape
+        context_vec = F.scaled_dot_product_attention(
+            self.split_heads(self.W_query(x)),   # (b, num_heads, num_tokens, head_dim)
+            self.split_heads(self.W_key(x)),
+            self.split_heads(self.W_value(x)),
+            dropout_p=self.dropout.p if self.training else 0.0,
+            is_causal=True,
+        )                                        # (b, num_heads, num_tokens, head_dim)
+        context_vec = context_vec.transpose(1, 2).reshape(b, num_tokens, self.d_out)
+        return self.out_proj(context_vec)                      # (b, num_tokens, d_out)
+
+
+class GPTModelFast(GPTModel):
+    """GPTModel with the same weights, seeds and keys, computed by fused kernels."""
+
+    def __init__(self, cfg):
+        super().__init__(cfg)
+        fast = {
+            LayerNorm: LayerNormFast,
+            GELU: GELUFast,
+            MultiHeadAttention: MultiHeadAttentionFast,
+        }
+        for module in self.modules():
+            module.__class__ = fast.get(type(module), type(module))
+
+
+def text_to_token_ids(text, tokenizer):
+    """Return the token ids of text as a batch of one, (1, num_tokens)."""
+    ids = tokenizer.encode(text, allowed_special={"<|endoftext|>"})
+    return torch.tensor(ids).unsqueeze(0)
+
+
+def token_ids_to_text(token_ids, tokenizer):
+    """Return the text of token ids (1, num_tokens) or (num_tokens,)."""
+    return tokenizer.decode(token_ids.squeeze(0).tolist())
+
+
+def calc_loss_batch(input_batch, target_batch, model, device):
+    """Return the mean cross-entropy in nats per token, a scalar with a graph."""
+    input_batch, target_batch = input_batch.to(device), target_batch.to(device)
+    logits = model(input_batch)                           # (b, num_tokens, vocab_size)
+    return F.cross_entropy(logits.flatten(0, 1), target_batch.flatten())
+
+
+def calc_loss_loader(data_loader, model, device, num_batches=None):
+    """Return the mean loss over num_batches (default: all); nan for an empty loader."""
+    num_batches = min(num_batches or len(data_loader), len(data_loader))
+    if num_batches == 0:
+        return float("nan")
+    total = 0.0
+    for input_batch, target_batch in itertools.islice(data_loader, num_batches):
+        total += calc_loss_batch(input_batch, target_batch, model, device).item()
+    return total / num_batches
+
+
+def evaluate_model(model, train_loader, val_loader, device, eval_iter):
+    """Return (train_loss, val_loss) over eval_iter batches each, dropout off."""
+    model.eval()
+    with torch.no_grad():
+        train_loss = calc_loss_loader(train_loader, model, device, eval_iter)
+        val_loss = calc_loss_loader(val_loader, model, device, eval_iter)
+    model.train()
+    return train_loss, val_loss
+
+
+def generate_and_print_sample(model, tokenizer, device, start_context):
+    """Print start_context and the 50 tokens that the model finds likeliest."""
+    model.eval()
+    context_size = model.pos_emb.weight.shape[0]
+    encoded = text_to_token_ids(start_context, tokenizer).to(device)
+    token_ids = generate_text_simple(model, encoded, 50, context_size)
+    print(token_ids_to_text(token_ids, tokenizer).replace("\n", " "))
+    model.train()
+
+
+class UserError(Exception):
+    """What the user gave cannot be used; the message names it and the fix."""
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose errors are one line; --batch_size is taken for --batch-size."""
+
+    def error(self, message):
+        """Print one line and leave with exit code 2."""
+        self.exit(2, f"{self.prog}: {message}; see --help\n")
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Parse args after turning underscores in flags into dashes."""
+        args = sys.argv[1:] if args is None else list(args)
+        for i, word in enumerate(args):
+            if word.startswith("--"):
+                flag, equals, value = word.partition("=")
+                args[i] = flag.replace("_", "-") + equals + value
+        return super().parse_known_args(args, namespace)
+
+
+def run_command(command):
+    """Call command(); a UserError becomes one line on stderr and exit code 2."""
+    try:
+        command()
+    except UserError as error:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def pick_device(name="auto"):
+    """Return the torch.device called name; auto takes cuda, then mps, then cpu."""
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(kind for kind, there in available.items() if there)
+    if not available.get(str(name).partition(":")[0], False):
+        there = ", ".join(kind for kind, is_there in available.items() if is_there)
+        raise UserError(f"device {name!r} is not available here; choose auto or {there}")
+    return torch.device(name)
+
+
+def pick_dtype(name, device):
+    """Return the torch.dtype called name; auto takes bfloat16 where hardware has it."""
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+    elif device.type == "cpu":     # without such instructions bfloat16 is emulated
+        native = (torch.cpu._is_avx512_bf16_supported()
+                  or torch.cpu._is_amx_tile_supported())
+    else:
+        native = False
+    return torch.bfloat16 if native else torch.float32
+
+
+# --- written by hand ---
+import argparse
+import hashlib
+import itertools
+import json
+import math
+import os
+import signal
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+# a GPT of 162 million weights allocates and frees 2 GB a step: with large memory pages
+# (Linux) the kernel hands them out faster. Measured: 1.0 instead of 1.5 s a step.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+GPT_CONFIG_124M = {
+    "vocab_size": 50257,
+    "context_length": 256,    # shorter than GPT-2's 1024, so that laptops can train it
+    "emb_dim": 768,
+    "n_heads": 12,
+    "n_layers": 12,
+    "drop_rate": 0.1,
+    "qkv_bias": False,
+}
+SETTINGS = {
+    "learning_rate": 5e-4,
+    "num_epochs": 10,
+    "batch_size": 2,
+    "weight_decay": 0.1,
+    "text": None,             # a file; None: The Verdict, or the story of the course
+    "device": "auto",
+    "dtype": "auto",
+    "seed": 123,
+    "eval_freq": 5,           # steps from one evaluation to the next
+    "eval_iter": 1,           # batches in an evaluation
+    "start_context": "Every effort moves you",
+    "save_minutes": 1.0,      # least time between two checkpoints
+    "out": None,              # folder of the run; None: runs/001, runs/002, ...
+    "resume": None,           # folder of a run, or its checkpoint.pth
+}
+# what a resumed run takes from its checkpoint, so that it goes on as it began
+KEPT = ("learning_rate", "batch_size", "weight_decay", "dtype", "seed", "eval_freq",
+        "eval_iter", "start_context")
+
+
+def main(gpt_config, settings):
+    """Train a GPT and return (train_losses, val_losses, tokens_seen, model).
+
+    settings needs learning_rate, num_epochs, batch_size and weight_decay; SETTINGS has
+    the others. The lists hold one value per evaluation, losses in nats per token.
+    """
+    run = Run(gpt_config, {**SETTINGS, **settings})
+    with stop_after_step() as stop:
+        while run.epoch < run.settings["num_epochs"] and not stop:
+            train_epoch(run, stop)
+            if not stop:
+                run.end_epoch()
+    if stop:
+        run.save()
+        raise KeyboardInterrupt(f"stopped at step {run.step}; go on with "
+                                f"--resume {run.out}")
+    run.finish()
+    return run.train_losses, run.val_losses, run.tokens_seen, run.model
+
+
+def train_epoch(run, stop):
+    """Train on what is left of the current epoch; a signal in stop ends it early."""
+    batches = run.remaining_batches()
+    bar = tqdm(total=len(run.train_loader), initial=run.batch, unit="batch",
+               desc=f"Epoch {run.epoch + 1}/{run.settings['num_epochs']}",
+               dynamic_ncols=True)
+    start, tokens = time.perf_counter(), 0
+    run.model.train()
+    for input_batch, target_batch in batches:
+        run.optimizer.zero_grad()
+        with run.autocast():
+            loss = calc_loss_batch(input_batch, target_batch, run.model, run.device)
+        loss.backward()
+        run.optimizer.step()
+
+        run.step += 1
+        run.batch += 1
+        run.num_tokens += input_batch.numel()
+        tokens += input_batch.numel()
+        seconds = time.perf_counter() - start
+        bar.set_postfix_str(
+            f"loss {run.checked(loss):.3f}, {tokens / seconds:,.0f} tok/s", refresh=False)
+        bar.update()
+        if run.step % run.settings["eval_freq"] == 0:
+            run.evaluate(bar)
+        if stop:
+            break
+    bar.close()
+
+
+@contextmanager
+def stop_after_step():
+    """Yield a list that Ctrl-C fills, so that a step is never cut in half.
+
+    A second Ctrl-C stops at once.
+    """
+    stop = []
+
+    def request(number, frame):
+        if stop:
+            raise KeyboardInterrupt
+        stop.append(number)
+        print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
+
+    try:
+        before = signal.signal(signal.SIGINT, request)
+    except ValueError:             # not in the main thread: leave the handler alone
+        yield stop
+        return
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class Run:
+    """All that one training run holds, and how it is saved and taken up again."""
+
+    def __init__(self, gpt_config, settings):
+        state = None
+        if settings["resume"] is not None:
+            path, state = read_checkpoint(settings["resume"], gpt_config)
+            settings = {**settings, **{name: state["settings"][name] for name in KEPT}}
+            gpt_config = state["gpt_config"]
+        self.gpt_config, self.settings = gpt_config, settings
+        self.device = pick_device(settings["device"])
+        self.dtype = pick_dtype(settings["dtype"], self.device)
+        self.settings["dtype"] = str(self.dtype).removeprefix("torch.")
+        text = read_training_text(settings["text"])
+        self.text_sha256 = hashlib.sha256(text.encode("utf-8")).hexdigest()
+        self.tokenizer = load_gpt2_bpe()
+        self.train_loader, self.val_loader = make_loaders(text, gpt_config, settings)
+        self.out = path.parent if state else new_folder(settings["out"])
+
+        torch.manual_seed(settings["seed"])
+        self.model = GPTModelFast(gpt_config).to(self.device)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=settings["learning_rate"],
+            weight_decay=settings["weight_decay"], fused=True)
+        self.epoch, self.batch, self.step, self.num_tokens = 0, 0, -1, 0
+        self.train_losses, self.val_losses, self.tokens_seen = [], [], []
+        self.epoch_rng = None         # random state at the start of the epoch
+        self.saved_at = time.monotonic()
+        if state:
+            self.restore(state, path)
+        else:
+            write_whole(self.out / "config.json", lambda temporary: temporary.write_text(
+                json.dumps(gpt_config, indent=4) + "\n", encoding="utf-8"))
+        print(f"{self.out}: {sum(p.numel() for p in self.model.parameters()):,} weights, "
+              f"{self.device}, {self.settings['dtype']}, "
+              f"{len(self.train_loader)} batches an epoch")
+
+    def autocast(self):
+        """Return the context in which the forward pass uses the run's dtype."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16,
+                              enabled=self.dtype == torch.bfloat16)
+
+    def remaining_batches(self):
+        """Return an iterator over the batches of this epoch that were not trained on."""
+        if self.batch == 0:
+            self.epoch_rng = random_state(self.device)
+            return iter(self.train_loader)
+        now = random_state(self.device)
+        set_random_state(self.epoch_rng, self.device)     # the same shuffle again
+        batches = itertools.islice(self.train_loader, self.batch, None)
+        batches = itertools.chain([next(batches)], batches)
+        set_random_state(now, self.device)
+        return batches
+
+    def evaluate(self, bar):
+        """Note and print the losses of both loaders."""
+        with self.autocast():
+            train_loss, val_loss = evaluate_model(
+                self.model, self.train_loader, self.val_loader, self.device,
+                self.settings["eval_iter"])
+        self.train_losses.append(train_loss)
+        self.val_losses.append(val_loss)
+        self.tokens_seen.append(self.num_tokens)
+        bar.clear()
+        print(f"Ep {self.epoch + 1} (Step {self.step:06d}): "
+              f"Train loss {train_loss:.3f}, Val loss {val_loss:.3f}")
+        bar.refresh()
+
+    def checked(self, loss):
+        """Return loss as a number; one that is not finite ends the run."""
+        loss = loss.item()
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the loss became {loss} at step {self.step}; lower --lr, try --dtype "
+                f"float32, look for damaged text. The last checkpoint in {self.out} is "
+                "from before")
+        return loss
+
+    def end_epoch(self):
+        """Print a sample, begin the next epoch, and save if it is time."""
+        with self.autocast():
+            generate_and_print_sample(self.model, self.tokenizer, self.device,
+                                      self.settings["start_context"])
+        self.epoch += 1
+        self.batch = 0
+        if time.monotonic() - self.saved_at >= 60 * self.settings["save_minutes"]:
+            self.save()
+
+    def save(self):
+        """Write checkpoint.pth: all that is needed to go on as if never stopped."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "gpt_config": self.gpt_config,
+            "settings": {name: self.settings[name] for name in KEPT},
+            "text_sha256": self.text_sha256,
+            "progress": {name: getattr(self, name) for name in PROGRESS},
+            "rng": random_state(self.device),
+            "epoch_rng": self.epoch_rng,
+        }
+        write_whole(self.out / "checkpoint.pth", lambda path: torch.save(state, path))
+        self.saved_at = time.monotonic()
+
+    def restore(self, state, path):
+        """Take up what save() wrote."""
+        if state["text_sha256"] != self.text_sha256:
+            raise UserError(f"{path} was trained on another text; give the same --text, "
+                            "or start anew without --resume")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name, value in state["progress"].items():
+            setattr(self, name, value)
+        self.epoch_rng = state["epoch_rng"]
+        set_random_state(state["rng"], self.device)
+
+    def finish(self):
+        """Save the checkpoint, the weights alone, and the plot of the losses."""
+        self.save()
+        write_whole(self.out / "model.pth",
+                    lambda path: torch.save(self.model.state_dict(), path))
+        plot_losses(self.train_losses, self.val_losses, self.tokens_seen,
+                    self.out / "loss.png")
+        print(f"{self.out}: model.pth (weights), checkpoint.pth (to --resume), loss.png")
+
+
+PROGRESS = ("epoch", "batch", "step", "num_tokens", "train_losses", "val_losses",
+            "tokens_seen")
+
+
+def read_checkpoint(name, gpt_config):
+    """Return (path, state) of a run's folder or checkpoint file."""
+    path = Path(name)
+    path = path / "checkpoint.pth" if path.is_dir() else path
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}; name a folder that holds "
+                        "checkpoint.pth, such as runs/001")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        state["progress"], state["optimizer"], state["gpt_config"]
+    except Exception as error:        # truncated, foreign: torch raises many kinds
+        raise UserError(f"{path} is no whole checkpoint of gpt_train.py "
+                        f"({type(error).__name__}); start anew without --resume") from None
+    if gpt_config is not None and gpt_config != state["gpt_config"]:
+        raise UserError(f"{path} is of another size than the configuration given; leave "
+                        "out --config, since the checkpoint brings its own")
+    return path, state
+
+
+def read_training_text(name):
+    """Return the text of the file called name, or of the course's story for None."""
+    path = Path(name) if name is not None else default_text()
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text; is it binary?") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from None
+    text = text.replace("\r\n", "\n")
+    if "\0" in text:
+        raise UserError(f"{path} holds NUL characters; is it binary?")
+    if not text.strip():
+        raise UserError(f"{path} is empty; give a longer text")
+    return text
+
+
+def default_text():
+    """Return the path of The Verdict, or of the story that the course carries."""
+    try:
+        from fetch import FetchError, fetch
+    except ImportError:               # this script was copied alone
+        raise UserError("there is no text to train on; give one with --text FILE") from None
+    try:
+        return fetch("the-verdict.txt", folder=Path(__file__).resolve().parent)
+    except FetchError as error:
+        raise UserError(f"{error} Or give a text with --text FILE") from None
+
+
+def make_loaders(text, gpt_config, settings):
+    """Return (train_loader, val_loader): nine tenths and one tenth of the characters."""
+    split = int(0.9 * len(text))
+    length = gpt_config["context_length"]
+    loaders = []
+    for part, is_train in ((text[:split], True), (text[split:], False)):
+        try:
+            loaders.append(create_dataloader_v1(
+                part, batch_size=settings["batch_size"], max_length=length, stride=length,
+                shuffle=is_train, drop_last=is_train))
+        except ValueError as error:
+            name = "first nine tenths" if is_train else "last tenth"
+            raise UserError(f"the text is too short: in its {name}, {error}") from None
+    return loaders
+
+
+def new_folder(name):
+    """Make and return the folder called name, or the next free runs/NNN for None."""
+    if name is not None:
+        folder = Path(name)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"{folder} exists already and is not overwritten; choose "
+                            f"another --out, or go on with --resume {folder}")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    numbers = itertools.count(1)
+    while True:
+        folder = Path("runs") / f"{next(numbers):03d}"
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:       # another run's; ours is a later number
+            continue
+
+
+def write_whole(path, write):
+    """Call write(temporary path) and rename the result to path: whole, or not at all."""
+    temporary = path.with_name(path.name + ".part")
+    try:
+        write(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:      # torch reports a full disk as Runtime
+        temporary.unlink(missing_ok=True)
+        kept = " (the one before is kept)" if path.exists() else ""
+        reason = getattr(error, "strerror", None) or "is the disk full?"
+        raise UserError(f"{path} could not be written: {reason}{kept}; make room and go "
+                        "on with --resume") from None
+
+
+def random_state(device):
+    """Return the state of all random generators that training draws from."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        state["mps"] = torch.mps.get_rng_state()
+    return state
+
+
+def set_random_state(state, device):
+    """Set the random generators to what random_state returned."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+    elif device.type == "mps" and "mps" in state:
+        torch.mps.set_rng_state(state["mps"])
+
+
+def plot_losses(train_losses, val_losses, tokens_seen, path):
+    """Draw both losses over the tokens seen into the file at path."""
+    from matplotlib.figure import Figure      # draws without a screen
+
+    figure = Figure(figsize=(5, 3), layout="constrained", facecolor="white")
+    ax = figure.subplots()
+    ax.plot(tokens_seen, train_losses, label="Training")
+    ax.plot(tokens_seen, val_losses, "-.", label="Validation")
+    ax.set(xlabel="Tokens seen", ylabel="Loss (nats per token)")
+    ax.legend()
+    figure.savefig(path, dpi=140)
+
+
+def read_config(name):
+    """Return the GPT configuration in the JSON file called name."""
+    try:
+        config = json.loads(Path(name).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{name} is no readable JSON file ({error})") from None
+    wrong = set(config) ^ set(GPT_CONFIG_124M) if isinstance(config, dict) else {"all"}
+    if wrong:
+        raise UserError(f"{name} needs exactly the keys {', '.join(GPT_CONFIG_124M)}; "
+                        f"wrong or missing: {', '.join(sorted(wrong))}")
+    if config["emb_dim"] % config["n_heads"]:
+        raise UserError(f"{name}: emb_dim {config['emb_dim']} is not divisible by "
+                        f"n_heads {config['n_heads']}")
+    return config
+
+
+def latest_run():
+    """Return the newest folder in runs/ that holds a checkpoint."""
+    found = sorted(Path("runs").glob("*/checkpoint.pth"), key=lambda p: p.stat().st_mtime)
+    if not found:
+        raise UserError("there is no runs/NNN/checkpoint.pth to go on from")
+    return found[-1].parent
+
+
+def positive(text):
+    """Return text as a number above zero."""
+    try:
+        if 0 < float(text) < math.inf:
+            return float(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number above zero")
+
+
+def positive_int(text):
+    """Return text as a whole number above zero."""
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above zero")
+
+
+def command():
+    """Read the command line and train."""
+    parser = OneLineParser(description="Train a GPT on a text and watch it learn.",
+                           formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = parser.add_argument
+    add("--text", metavar="FILE", help="UTF-8 text; default The Verdict, else our story")
+    add("--config", metavar="FILE", help="JSON with the keys of GPT_CONFIG_124M")
+    add("--epochs", type=positive_int, default=SETTINGS["num_epochs"])
+    add("--batch-size", type=positive_int, default=SETTINGS["batch_size"])
+    add("--lr", type=positive, default=SETTINGS["learning_rate"], help="learning rate")
+    add("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
+    add("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
+    add("--out", metavar="FOLDER", help="new folder for the run; default runs/001, ...")
+    add("--resume", metavar="RUN", nargs="?", const="latest",
+        help="go on with this run (alone: with the latest in runs/)")
+    add("--save-minutes", type=float, default=SETTINGS["save_minutes"],
+        help="least time between two checkpoints")
+    options = parser.parse_args()
+    resume = latest_run() if options.resume == "latest" else options.resume
+    if resume and options.out:
+        raise UserError("--resume goes on in its own folder; leave out --out")
+    config = read_config(options.config) if options.config else None
+    if config is None and not resume:
+        config = GPT_CONFIG_124M
+    try:
+        main(config, {
+            "text": options.text, "num_epochs": options.epochs,
+            "batch_size": options.batch_size, "learning_rate": options.lr,
+            "device": options.device, "dtype": options.dtype, "out": options.out,
+            "resume": resume, "save_minutes": options.save_minutes,
+            "weight_decay": SETTINGS["weight_decay"],
+        })
+    except KeyboardInterrupt as stopped:
+        if stopped.args:
+            print(stopped, file=sys.stderr)
+        raise
+
+
+if __name__ == "__main__":
+    run_command(command)

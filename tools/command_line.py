@@ -1,0 +1,67 @@
+"""What the scripts of the course share on their command line (copied by manifest)."""
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+
+class UserError(Exception):
+    """What the user gave cannot be used; the message names it and the fix."""
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose errors are one line; --batch_size is taken for --batch-size."""
+
+    def error(self, message):
+        """Print one line and leave with exit code 2."""
+        self.exit(2, f"{self.prog}: {message}; see --help\n")
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Parse args after turning underscores in flags into dashes."""
+        args = sys.argv[1:] if args is None else list(args)
+        for i, word in enumerate(args):
+            if word.startswith("--"):
+                flag, equals, value = word.partition("=")
+                args[i] = flag.replace("_", "-") + equals + value
+        return super().parse_known_args(args, namespace)
+
+
+def run_command(command):
+    """Call command(); a UserError becomes one line on stderr and exit code 2."""
+    try:
+        command()
+    except UserError as error:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def pick_device(name="auto"):
+    """Return the torch.device called name; auto takes cuda, then mps, then cpu."""
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(kind for kind, there in available.items() if there)
+    if not available.get(str(name).partition(":")[0], False):
+        there = ", ".join(kind for kind, is_there in available.items() if is_there)
+        raise UserError(f"device {name!r} is not available here; choose auto or {there}")
+    return torch.device(name)
+
+
+def pick_dtype(name, device):
+    """Return the torch.dtype called name; auto takes bfloat16 where hardware has it."""
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+    elif device.type == "cpu":     # without such instructions bfloat16 is emulated
+        native = (torch.cpu._is_avx512_bf16_supported()
+                  or torch.cpu._is_amx_tile_supported())
+    else:
+        native = False
+    return torch.bfloat16 if native else torch.float32
