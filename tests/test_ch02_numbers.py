@@ -138,8 +138,8 @@ def test_loader_with_batches_of_8(ch02, verdict):
     inputs, targets = next(iter(ch02.create_dataloader_v1(
         verdict, batch_size=8, max_length=4, stride=4, shuffle=False)))
     flat = [40, 367, 2885, 1464, 1807, 3619, 402, 271, 10899, 2138, 257, 7026, 15632,
-            438, 2016, 257, 922, 5891, 1576, 438, 568, 340, 373, 645, 1049, 5975, 284, 502,
-            284, 3285, 326, 11, 287]
+            438, 2016, 257, 922, 5891, 1576, 438, 568, 340, 373, 645, 1049, 5975, 284,
+            502, 284, 3285, 326, 11, 287]
     assert inputs.dtype == targets.dtype == torch.int64
     assert inputs.shape == targets.shape == (8, 4)
     assert inputs.flatten().tolist() == flat[:-1]
@@ -169,8 +169,8 @@ def test_seeded_embedding_table():
     weight = torch.nn.Embedding(6, 3).weight
     expected = torch.tensor([
         [0.3374, -0.1778, -0.1690], [0.9178, 1.5810, 1.3010],
-        [1.2753, -0.2010, -0.1606], [-0.4015, 0.9666, -1.1481], [-1.1589, 0.3255, -0.6315],
-        [-2.8400, -0.7849, -1.4096]])
+        [1.2753, -0.2010, -0.1606], [-0.4015, 0.9666, -1.1481],
+        [-1.1589, 0.3255, -0.6315], [-2.8400, -0.7849, -1.4096]])
     torch.testing.assert_close(weight.detach(), expected, atol=2e-4, rtol=0)
     ids = torch.tensor([2, 3, 5, 1])
     one_hot = torch.nn.functional.one_hot(ids, 6).float()

@@ -43,7 +43,7 @@ def test_two_tags_and_no_more_free_a_cell_from_comparison(tag, compared):
 
 def test_a_lost_picture_is_a_difference():
     stored = printing("")
-    stored.cells[0].outputs = [new_output("display_data", {"image/png": "", "text/plain": ""})]
+    stored.cells[0].outputs = [new_output("display_data", {"image/png": ""})]
     assert notebooks.differences(stored, printing(""), 0) == [
         "cell a: 0 pictures, 1 stored"]
 
@@ -109,7 +109,8 @@ def test_what_must_not_be_committed_is_found(text, word):
 
 def test_an_unknown_tag_and_a_stored_error_are_found():
     notebook = printing("x", ["slow"])
-    notebook.cells[0].outputs.append(new_output("error", ename="E", evalue="", traceback=[]))
+    notebook.cells[0].outputs.append(
+        new_output("error", ename="E", evalue="", traceback=[]))
     assert len(notebooks.faults_of_outputs(notebook)) == 2
 
 

@@ -24,13 +24,15 @@ import os
 import subprocess
 import sys
 
-REPOSITORY, FOLDER = {repository!r}, {folder!r}
+REPOSITORY = {repository!r}
+FOLDER = {folder!r}
+PACKAGES = {packages!r}
 if "google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
     if not os.path.exists("course"):
         subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPOSITORY, "course"],
                        check=True)
     os.chdir(os.path.join("course", FOLDER))
-    missing = [name for name in {packages!r} if importlib.util.find_spec(name) is None]
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:      # never torch: the host has a build that fits its hardware
         subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *missing],
                        check=True)'''

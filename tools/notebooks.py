@@ -38,20 +38,26 @@ def write(notebook: nbformat.NotebookNode, path: Path) -> None:
     os.replace(temporary, path)
 
 
-def copy_tree(target: Path) -> Path:
-    """Copy the project's files (what git tracks or would track) below target."""
+def project_files() -> list[Path]:
+    """Return the project's files: what git tracks, or would if it were added."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True,
     )
-    if listed.returncode:                      # an unpacked archive, no git
-        ignored = shutil.ignore_patterns(".git", "__pycache__", "runs", "*.pth", ".venv")
-        shutil.copytree(ROOT, target, ignore=ignored, dirs_exist_ok=True)
-        return target
-    for name in filter(None, listed.stdout.decode("utf-8").split("\0")):
-        if (ROOT / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target / name)
+    if listed.returncode == 0:
+        names = listed.stdout.decode("utf-8").split("\0")
+        return sorted(ROOT / name for name in names if name and (ROOT / name).is_file())
+    passed_over = {".git", "__pycache__", "runs", ".venv", "venv", ".pytest_cache"}
+    return sorted(p for p in ROOT.rglob("*")              # an unpacked archive, no git
+                  if p.is_file() and not passed_over & set(p.parts) and p.suffix != ".pth")
+
+
+def copy_tree(target: Path) -> Path:
+    """Copy the project's files below target."""
+    for path in project_files():
+        copied = target / path.relative_to(ROOT)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, copied)
     return target
 
 
@@ -233,7 +239,8 @@ def differences(stored: nbformat.NotebookNode, fresh: nbformat.NotebookNode,
         if old.cell_type != "code" or tags_of(old) & NOT_COMPARED:
             continue
         if images_of(old) != images_of(new):
-            found.append(f"cell {old.id}: {images_of(new)} pictures, {images_of(old)} stored")
+            found.append(
+                f"cell {old.id}: {images_of(new)} pictures, {images_of(old)} stored")
         reason = text_difference(text_of(old), text_of(new), tolerance)
         if reason:
             found.append(f"cell {old.id}: {reason}")

@@ -30,6 +30,7 @@ MANIFEST = "# Generated from the notebooks below by `python tools/sync.py`; edit
 BY_HAND = "# --- written by hand ---"
 COPY = re.compile(r"# from (?P<home>\S+\.(?:ipynb|py))(?:: *(?P<names>.*))?$")
 REPAIR = "python tools/sync.py"
+Entry = tuple[str, list[str]]          # a home and the names taken from it
 MODULE_NAMES = {"__file__", "__name__", "__doc__"}
 
 
@@ -163,7 +164,7 @@ def find_notebook(name: str) -> Path:
     return found[0]
 
 
-def definitions_for(entries: list[tuple[str, list[str]]], where: str) -> list[Definition]:
+def definitions_for(entries: list[Entry], where: str) -> list[Definition]:
     """Return the definitions that manifest entries (notebook, names) ask for."""
     wanted: dict[str, Definition] = {}
     for notebook, names in entries:
@@ -228,7 +229,7 @@ def join(wanted: list[Definition]) -> str:
 
 # --- what is generated ----------------------------------------------------------------
 
-def manifest_entries(lines: list[str], where: str) -> tuple[list[tuple[str, list[str]]], int]:
+def manifest_entries(lines: list[str], where: str) -> tuple[list[Entry], int]:
     """Return the entries of a header and how many lines it has."""
     text, count = [], 1
     for line in lines[1:]:

@@ -115,7 +115,7 @@ class MultiHeadAttention(nn.Module):
 
         # scores and weights: (b, num_heads, num_tokens, num_tokens)
         attn_scores = queries @ keys.transpose(2, 3)
-        future = self.mask.bool()[:num_tokens, :num_tokens]  # (num_tokens, num_tokens)
+        future = self.mask[:num_tokens, :num_tokens].bool()  # (num_tokens, num_tokens)
         attn_scores = attn_scores.masked_fill(future, -torch.inf)
         attn_weights = torch.softmax(attn_scores / self.head_dim ** 0.5, dim=-1)
         attn_weights = self.dropout(attn_weights)
