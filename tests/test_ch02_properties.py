@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from hashlib import sha256
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import helpers
 import numpy as np
@@ -233,8 +233,10 @@ def test_loader_finds_the_table_from_another_chapter(
 
 @pytest.mark.parametrize("content", [b"", b"<html>proxy login</html>"])
 @pytest.mark.parametrize("name", list(CACHED))
-def test_half_a_download_in_the_cache_is_replaced(ch02, fresh_cache, name, content):
-    fresh_cache.mkdir()
+def test_half_a_download_in_the_cache_is_replaced(
+        ch02, fresh_cache, monkeypatch, name, content):
+    ch02.load_gpt2_bpe()
+    monkeypatch.setattr(tiktoken.registry, "ENCODINGS", {})
     (fresh_cache / name).write_bytes(content)
     assert ch02.load_gpt2_bpe().n_vocab == 50257
     assert sha256((fresh_cache / name).read_bytes()).hexdigest() == CACHED[name]
@@ -244,10 +246,30 @@ def test_filled_cache_is_left_alone_and_needs_no_table(
         ch02, fresh_cache, tmp_path, monkeypatch):
     ch02.load_gpt2_bpe()
     times = {p.name: p.stat().st_mtime_ns for p in fresh_cache.iterdir()}
-    monkeypatch.setattr(tiktoken.registry, "ENCODINGS", {})
-    monkeypatch.setattr(ch02, "find_in_course", lambda path: None)
-    assert ch02.load_gpt2_bpe().encode("tea") == [660, 64]
-    assert {p.name: p.stat().st_mtime_ns for p in fresh_cache.iterdir()} == times
+    for find in (ch02.find_in_course, lambda path: None):
+        monkeypatch.setattr(tiktoken.registry, "ENCODINGS", {})
+        monkeypatch.setattr(ch02, "find_in_course", find)
+        assert ch02.load_gpt2_bpe().encode("tea") == [660, 64]
+        assert {p.name: p.stat().st_mtime_ns for p in fresh_cache.iterdir()} == times
+
+
+def test_another_process_may_come_in_between(ch02, fresh_cache, monkeypatch):
+    """The other fills the cache after we wrote our file and before we renamed it."""
+    replace, pid, interrupted = os.replace, os.getpid(), []
+
+    def late_replace(source, target):
+        interrupted.append(target)
+        monkeypatch.setattr(os, "replace", replace)
+        monkeypatch.setattr(os, "getpid", lambda: pid + 1)
+        ch02.load_gpt2_bpe()
+        monkeypatch.setattr(os, "getpid", lambda: pid)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", late_replace)
+    assert ch02.load_gpt2_bpe().n_vocab == 50257
+    assert interrupted, "the files are not renamed into place"
+    found = {p.name: sha256(p.read_bytes()).hexdigest() for p in fresh_cache.iterdir()}
+    assert found == CACHED
 
 
 def copied_loader(target):
@@ -302,7 +324,7 @@ def test_windows_equal_slices_in_a_loop(ch02, make, max_length, stride):
 def test_dataset_ends(ch02):
     """Without an end, `for x, y in dataset` would never stop."""
     dataset = ch02.GPTDatasetV1("", Counting(23), 5, 3)
-    assert len(list(dataset)) == len(dataset)
+    assert sum(1 for _ in islice(dataset, 100)) == len(dataset)
     with pytest.raises(IndexError):
         dataset[len(dataset)]
 
