@@ -32,9 +32,10 @@ def run(script, monkeypatch, capsys):
     """Call the script with arguments; return (exit code, stdout, stderr)."""
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["gpt_generate.py", *map(str, arguments)])
+        code = 0
         try:
-            code = script.run()
-        except SystemExit as stop:                 # argparse leaves so
+            script.run_command(script.command)
+        except SystemExit as stop:
             code = stop.code
         return code, *capsys.readouterr()
     return call
@@ -46,7 +47,7 @@ def checkpoint(script, tmp_path):
     torch.manual_seed(7)
     folder = tmp_path / "runs" / "001"
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
     torch.save(script.GPTModel(CONFIG).state_dict(), folder / "model.pth")
     return folder
 
@@ -156,7 +157,7 @@ def test_folder_with_safetensors_is_a_model(script, run, tmp_path, checkpoint):
     save_file(state, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps({
         "n_embd": 6, "n_layer": 2, "n_head": 3, "n_positions": 12,
-        "vocab_size": 50257}))
+        "vocab_size": 50257}), encoding="utf-8")
     code, output, errors = run("--model", folder, "--max-new-tokens", 5)
     assert (code, errors) == (0, "")
     assert text_of(output).startswith("Every effort moves you")
@@ -215,12 +216,12 @@ def test_without_weights_the_line_says_what_to_do(run):
     (["--temperature", "-0.1"], "--temperature: '-0.1' is no number from 0 on"),
     (["--temperature", "nan"], "--temperature: 'nan' is no number from 0 on"),
     (["--temperature", "warm"], "--temperature: 'warm' is no number"),
-    (["--top-k", "0"], "--top-k/--top_k: '0' is no whole number from 1 on"),
+    (["--top-k", "0"], "--top-k: '0' is no whole number from 1 on"),
     (["--top_k", "2.5"], "'2.5' is no whole number from 1 on"),
     (["--seed", "-1"], "--seed: '-1' is no whole number from 0 on"),
     (["--seed", str(2**64)], "--seed: "),
     (["--max-new-tokens", "0"], "'0' is no whole number from 1 on"),
-    (["--device", "gpu"], "--device gpu is unknown; take auto, cpu, cuda or mps"),
+    (["--device", "gpu"], "--device gpu is not on this machine; take auto or cpu"),
     (["--model", "124M"], "--model and --checkpoint both name a model"),
     (["--topk", "3"], "unrecognized arguments: --topk"),
     (["--temp", "1"], "unrecognized arguments: --temp"),
@@ -234,7 +235,7 @@ def test_device_this_machine_lacks_is_one_line(run, checkpoint, monkeypatch, nam
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert_refused(run("--checkpoint", checkpoint, "--device", name),
-                   f"--device {name}: PyTorch finds none on this machine; take")
+                   f"--device {name} is not on this machine; take auto or cpu")
     assert run("--checkpoint", checkpoint, "--device", "auto")[0] == 0
 
 
@@ -246,7 +247,7 @@ def test_auto_takes_apples_gpu_only_where_it_is_right(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     monkeypatch.setattr(torch, "__version__", version)
-    assert script.pick_device("auto").type == expected
+    assert script.pick_device().type == expected
 
 
 def test_unknown_model_is_one_line(run):
@@ -284,7 +285,7 @@ def test_foreign_checkpoint_is_one_line_and_never_run(run, checkpoint, tmp_path)
         (tmp_path / "harm-done").unlink(missing_ok=True)
         assert_refused(run("--checkpoint", checkpoint), "model.pth cannot be read; it")
         assert not (tmp_path / "harm-done").exists()
-    path.write_text("these are no weights")
+    path.write_text("these are no weights", encoding="utf-8")
     assert_refused(run("--checkpoint", checkpoint), "model.pth cannot be read")
     torch.save({"net.weight": torch.ones(2, 3)}, path)
     assert_refused(run("--checkpoint", checkpoint), "is not the model of", "absent")
@@ -302,7 +303,7 @@ def test_foreign_checkpoint_is_one_line_and_never_run(run, checkpoint, tmp_path)
     ({"drop_rate": 7}, "drop_rate or qkv_bias"),
 ])
 def test_checkpoint_of_another_size_is_one_line(run, checkpoint, change, expected):
-    (checkpoint / "config.json").write_text(json.dumps(CONFIG | change))
+    (checkpoint / "config.json").write_text(json.dumps(CONFIG | change), encoding="utf-8")
     assert_refused(run("--checkpoint", checkpoint), "config.json", expected)
 
 
@@ -310,7 +311,7 @@ def test_checkpoint_of_another_size_is_one_line(run, checkpoint, change, expecte
     ("", "not a JSON object"), ("[1, 2]", "not a JSON object"), ("{", "not a JSON"),
     (json.dumps({"vocab_size": 50257}), "'context_length' is missing")])
 def test_damaged_config_is_one_line(run, checkpoint, content, expected):
-    (checkpoint / "config.json").write_text(content)
+    (checkpoint / "config.json").write_text(content, encoding="utf-8")
     assert_refused(run("--checkpoint", checkpoint), "config.json: ", expected)
 
 
@@ -324,7 +325,7 @@ def test_diverged_checkpoint_is_one_line(run, checkpoint):
 @pytest.mark.parametrize("vocab_size", [256, 50304])
 def test_model_of_another_tokenizer_is_one_line(script, run, checkpoint, vocab_size):
     config = CONFIG | {"vocab_size": vocab_size}
-    (checkpoint / "config.json").write_text(json.dumps(config))
+    (checkpoint / "config.json").write_text(json.dumps(config), encoding="utf-8")
     torch.save(script.GPTModel(config).state_dict(), checkpoint / "model.pth")
     assert_refused(run("--checkpoint", checkpoint),
                    f"The model knows {vocab_size} tokens, GPT-2's tokenizer 50257")

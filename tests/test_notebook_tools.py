@@ -3,7 +3,6 @@ import nbformat
 import notebooks
 import picture_rules
 import pytest
-import sync
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 pytest_plugins = ["pytester"]
@@ -50,7 +49,7 @@ def test_a_lost_picture_is_a_difference():
 
 def test_nothing_is_compared_once_a_bundled_substitute_is_used():
     stored, fresh = (new_notebook(cells=[
-        printing(text).cells[0] for text in texts])
+        {**printing(text).cells[0], "id": f"a{i}"} for i, text in enumerate(texts)])
         for texts in (("The text: found", "20479"),
                       ("The text takes its place", "20008")))
     assert notebooks.differences(stored, fresh, 0) == []
@@ -208,6 +207,10 @@ def test_the_plugin_runs_small_and_books_settings(pytester):
     result.assert_outcomes(passed=1, deselected=1)
 
 
-def test_every_home_is_parsed_once():
-    assert sync.home_of(sync.find_notebook("ch02.ipynb")) is sync.home_of(
-        sync.find_notebook("ch02.ipynb"))
+def test_the_plugin_runs_a_notebook_on_the_bundled_story_too(pytester, monkeypatch):
+    monkeypatch.setenv("LLM_DATA_MIRROR", "somewhere")
+    source = ("import os\nname = 'the-verdict.txt'\n"
+              "assert 'LLM_DATA_MIRROR' in os.environ, 'no mirror'")
+    result = run_plugin(pytester, [source])
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*AssertionError: no mirror*"])

@@ -32,24 +32,22 @@ def run_command(command):
     try:
         command()
     except UserError as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).name}:", *str(error).split(), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def pick_device(name="auto"):
-    """Return the torch.device called name; auto takes cuda, then mps, then cpu."""
+def named_device(name):
+    """Return the torch.device called name (cpu, cuda, mps) if this machine has it."""
     available = {
+        "cpu": True,
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
-        "cpu": True,
     }
-    if name == "auto":
-        name = next(kind for kind, there in available.items() if there)
-    if not available.get(str(name).partition(":")[0], False):
+    if not available.get(name):
         there = ", ".join(kind for kind, is_there in available.items() if is_there)
-        raise UserError(f"device {name!r} is not available here; choose auto or {there}")
+        raise UserError(f"--device {name} is not on this machine; take auto or {there}")
     return torch.device(name)
 
 

@@ -52,20 +52,31 @@ def strip(values, words, title, query="journey"):
     heatmap([values.detach()], [query], words, title, "looks at", ax=ax)
 
 
-def attention_map(values, words, title, vmin=None, vmax=None):
+def _map(ax, values, words, title, vmin, vmax, hidden):
+    """Draw one map (num_tokens, num_tokens); cells where hidden is 1 are empty."""
+    values = values.detach()
+    if hidden is not None:
+        values = values.masked_fill(hidden.bool(), -float("inf"))
+    heatmap(values, words, words, title, "looks at", ax=ax, vmin=vmin, vmax=vmax)
+    if hidden is not None:
+        for text in ax.texts:
+            text.set_visible(text.get_text() != "-inf")
+
+
+def attention_map(values, words, title, vmin=None, vmax=None, hidden=None):
     """Draw scores or weights (num_tokens, num_tokens): row looks at column."""
-    heatmap(values.detach(), words, words, title, "looks at", "token", vmin=vmin,
-            vmax=vmax)
+    _, ax = plt.subplots(figsize=(5.3, 3.8), layout="constrained", facecolor=PAPER)
+    _map(ax, values, words, title, vmin, vmax, hidden)
+    ax.set_ylabel("this word")
 
 
-def two_maps(left, right, words, titles, vmin=None, vmax=None):
+def two_maps(left, right, words, titles, vmin=None, vmax=None, hidden=None):
     """Draw two maps (num_tokens, num_tokens) side by side."""
     fig, axes = plt.subplots(1, 2, figsize=(7, 3.4), layout="constrained", sharey=True,
                              facecolor=PAPER)
     for ax, values, title in zip(axes, (left, right), titles, strict=True):
-        heatmap(values.detach(), words, words, title, "looks at", ax=ax, vmin=vmin,
-                vmax=vmax)
-    axes[0].set_ylabel("token")
+        _map(ax, values, words, title, vmin, vmax, hidden)
+    axes[0].set_ylabel("this word")
 
 
 # --- why attention -----------------------------------------------------------------
@@ -179,11 +190,14 @@ def qkv_flow(words, inputs, W_query, W_key, W_value, query=1):
         arrow(ax, boxes[1].right, boxes[2].left)
         arrow(ax, boxes[2].right, boxes[3].left)
         label(ax, (boxes[3].right[0] + boxes[4].x) / 2, y + 0.165, "x", 11)
+        lane = boxes[4].right[0] + 0.2
+        arrow(ax, boxes[4].right, (lane, boxes[4].right[1]), STRONG_GREEN, style="-")
     label(ax, 3.72, 0.98, "softmax of score / sqrt(d_k)", 9, STRONG_GRAY)
     result = box(ax, 3.6, 0.2, 2.95, 0.4, f"context = {vector_text(weights @ values)}",
                  GREEN, 11)
-    arrow(ax, (5.95, 1.18), (5.95, result.top[1]), STRONG_GREEN, width=1.8)
-    label(ax, 6.1, 0.85, "add up", 9, STRONG_GREEN, ha="left")
+    ax.plot([lane, lane], [3.465, result.right[1]], color=STRONG_GREEN, linewidth=1.8)
+    arrow(ax, (lane, result.right[1]), result.right, STRONG_GREEN, width=1.8)
+    label(ax, lane - 0.1, 0.85, "add up", 9, STRONG_GREEN, ha="right")
 
 
 def saturation(sizes, raw, scaled):

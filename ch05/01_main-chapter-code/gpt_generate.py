@@ -3,8 +3,9 @@
 #     load_gpt2_bpe
 #   ch03.ipynb: MultiHeadAttention
 #   ch04.ipynb: LayerNorm, GELU, FeedForward, TransformerBlock, GPTModel
-#   ch05.ipynb: text_to_token_ids, token_ids_to_text, generate, assign,
+#   ch05.ipynb: pick_device, text_to_token_ids, token_ids_to_text, generate, assign,
 #     load_weights_into_gpt
+#   tools/command_line.py: UserError, OneLineParser, run_command, named_device
 """Let a GPT-2 continue a text.
 
     python gpt_generate.py --prompt "Every effort moves you"
@@ -15,8 +16,10 @@ model.safetensors and config.json (--model FOLDER), or a run of gpt_train.py
 (--checkpoint FOLDER).
 """
 
+import argparse
 import json
 import os
+import sys
 import tempfile
 from hashlib import sha1
 from pathlib import Path
@@ -224,6 +227,16 @@ class GPTModel(nn.Module):
         return self.out_head(x)                           # (b, num_tokens, vocab_size)
 
 
+def pick_device():
+    """Return the fastest device that computes right: cuda, mps or cpu."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    major, minor = (int(part) for part in torch.__version__.split(".")[:2])
+    if torch.backends.mps.is_available() and (major, minor) >= (2, 9):
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
 def text_to_token_ids(text, tokenizer):
     """Return the token ids of text as a batch of one, (1, num_tokens)."""
     ids = tokenizer.encode(text, allowed_special={"<|endoftext|>"})
@@ -302,6 +315,51 @@ def load_weights_into_gpt(gpt, params):
     gpt.out_head.weight = assign(gpt.out_head.weight, params["wte"])   # GPT-2 reuses wte
 
 
+class UserError(Exception):
+    """What the user gave cannot be used; the message names it and the fix."""
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose errors are one line; --batch_size is taken for --batch-size."""
+
+    def error(self, message):
+        """Print one line and leave with exit code 2."""
+        self.exit(2, f"{self.prog}: {message}; see --help\n")
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Parse args after turning underscores in flags into dashes."""
+        args = sys.argv[1:] if args is None else list(args)
+        for i, word in enumerate(args):
+            if word.startswith("--"):
+                flag, equals, value = word.partition("=")
+                args[i] = flag.replace("_", "-") + equals + value
+        return super().parse_known_args(args, namespace)
+
+
+def run_command(command):
+    """Call command(); a UserError becomes one line on stderr and exit code 2."""
+    try:
+        command()
+    except UserError as error:
+        print(f"{Path(sys.argv[0]).name}:", *str(error).split(), file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def named_device(name):
+    """Return the torch.device called name (cpu, cuda, mps) if this machine has it."""
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not available.get(name):
+        there = ", ".join(kind for kind, is_there in available.items() if is_there)
+        raise UserError(f"--device {name} is not on this machine; take auto or {there}")
+    return torch.device(name)
+
+
 # --- written by hand ---
 import argparse
 import contextlib
@@ -315,22 +373,18 @@ BASE_CONFIG = {"vocab_size": 50257, "context_length": 1024, "emb_dim": 768,
 SIZES = ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers")
 
 
-class InputError(Exception):
-    """Something that the reader can mend; the message says what and how."""
-
-
 def main(gpt_config, input_prompt, model_size, device, *, checkpoint=None,
          max_new_tokens=25, temperature=1.0, top_k=50, seed=123):
     """Print input_prompt and max_new_tokens sampled tokens after it.
 
     model_size is "124M", ..., "1558M" or a folder (see load_gpt2), and gpt_config is
     overwritten by that model's own sizes; checkpoint (see load_checkpoint) goes first.
-    Raises InputError.
+    Raises UserError.
     """
     tokenizer = load_tokenizer()
     encoded = text_to_token_ids(input_prompt, tokenizer)               # (1, num_tokens)
     if encoded.numel() == 0:
-        raise InputError("The prompt is empty; give at least one word to go on from.")
+        raise UserError("The prompt is empty; give at least one word to go on from.")
     if checkpoint is None:
         gpt, cfg = load_gpt2(gpt_config, model_size)
     else:
@@ -352,20 +406,20 @@ def load_tokenizer():
     try:
         return load_gpt2_bpe()
     except (OSError, ValueError):        # no network, or not the expected content
-        raise InputError(
+        raise UserError(
             "GPT-2's vocabulary cannot be downloaded; put gpt2_merges.npz from "
             "ch02/01_main-chapter-code beside this script."
         ) from None
 
 
 def check_prompt(encoded, cfg, tokenizer):
-    """Raise InputError if the ids encoded (1, num_tokens) do not fit the model."""
+    """Raise UserError if the ids encoded (1, num_tokens) do not fit the model."""
     num_tokens, context_length = encoded.shape[1], cfg["context_length"]
     if num_tokens > context_length:
-        raise InputError(f"The prompt has {num_tokens} tokens, the model's context is "
+        raise UserError(f"The prompt has {num_tokens} tokens, the model's context is "
                          f"{context_length}; shorten the prompt.")
     if encoded.max() >= cfg["vocab_size"] or cfg["vocab_size"] > tokenizer.n_vocab:
-        raise InputError(f"The model knows {cfg['vocab_size']} tokens, GPT-2's "
+        raise UserError(f"The model knows {cfg['vocab_size']} tokens, GPT-2's "
                          f"tokenizer {tokenizer.n_vocab}; take a model that was "
                          "trained with this tokenizer.")
 
@@ -378,7 +432,7 @@ def load_gpt2(gpt_config, model_size):
     try:
         from gpt_download import MODEL_SIZES, load_model_folder, load_pretrained
     except ModuleNotFoundError as error:
-        raise InputError(f"{error.name}.py is not beside this script; copy "
+        raise UserError(f"{error.name}.py is not beside this script; copy "
                          "gpt_download.py and fetch.py here, or pass --checkpoint."
                          ) from None
     cfg = dict(gpt_config)
@@ -386,17 +440,17 @@ def load_gpt2(gpt_config, model_size):
         with contextlib.redirect_stdout(io.StringIO()) as said:
             params = load_pretrained(cfg, model_size, "gpt2")
         if params is None:
-            raise InputError(f"{said.getvalue()} Or train a model with gpt_train.py "
+            raise UserError(f"{said.getvalue()} Or train a model with gpt_train.py "
                              "and pass --checkpoint runs/001.")
         print(said.getvalue(), end="")
     elif Path(model_size).is_dir():
         try:
             sizes, params = load_model_folder(model_size)
         except (OSError, ValueError) as error:
-            raise InputError(f"--model {model_size}: {error}.") from None
+            raise UserError(f"--model {model_size}: {error}.") from None
         cfg.update(sizes)
     else:
-        raise InputError(f"--model {model_size} is none of {', '.join(MODEL_SIZES)} "
+        raise UserError(f"--model {model_size} is none of {', '.join(MODEL_SIZES)} "
                          "and no folder with model.safetensors and config.json.")
     gpt = GPTModel(cfg)
     load_weights_into_gpt(gpt, params)
@@ -414,7 +468,7 @@ def load_checkpoint(checkpoint):
     config = weights.with_name("config.json")
     for file in (weights, config):
         if not file.is_file():
-            raise InputError(f"{file} does not exist; --checkpoint takes a run folder "
+            raise UserError(f"{file} does not exist; --checkpoint takes a run folder "
                              "of gpt_train.py (config.json and model.pth), or a .pth "
                              "file with its config.json beside it.")
     cfg = read_config(config)
@@ -423,7 +477,7 @@ def load_checkpoint(checkpoint):
         state = state.get("model_state_dict", state)
         state = {name: tensor.float() for name, tensor in state.items()}
     except Exception:          # what torch raises here differs from damage to damage
-        raise InputError(f"{weights} cannot be read; it is cut short, or not what "
+        raise UserError(f"{weights} cannot be read; it is cut short, or not what "
                          "torch.save(model.state_dict(), ...) writes.") from None
     with torch.device("meta"):           # shapes without numbers: those come from state
         gpt = GPTModel(cfg)
@@ -432,11 +486,11 @@ def load_checkpoint(checkpoint):
     for name in [*expected, *found]:
         if expected.get(name) != found.get(name):
             there, wanted = (d.get(name, "absent") for d in (found, expected))
-            raise InputError(f"{weights} is not the model of {config}: {name} is "
+            raise UserError(f"{weights} is not the model of {config}: {name} is "
                              f"{there} instead of {wanted}; take both files from one "
                              "run.")
     if not all(tensor.isfinite().all() for tensor in state.values()):
-        raise InputError(f"{weights} holds nan or inf; its training went astray. Take "
+        raise UserError(f"{weights} holds nan or inf; its training went astray. Take "
                          "an earlier one, or train with a smaller learning rate.")
     gpt.load_state_dict(state, assign=True)
     return gpt, cfg
@@ -459,30 +513,8 @@ def read_config(path):
     except (OSError, ValueError, TypeError):
         problem = "it is not a JSON object"
     if problem:
-        raise InputError(f"{path}: {problem}; take the file that gpt_train.py wrote.")
+        raise UserError(f"{path}: {problem}; take the file that gpt_train.py wrote.")
     return cfg
-
-
-def pick_device(name):
-    """Return the torch.device called name; "auto" takes the fastest there is."""
-    has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if name == "auto":
-        # before PyTorch 2.9, Apple's GPU gave wrong texts
-        version = tuple(int(part) for part in torch.__version__.split(".")[:2])
-        name = "cuda" if has_cuda else "mps" if has_mps and version >= (2, 9) else "cpu"
-    if name not in ("cpu", "cuda", "mps"):
-        raise InputError(f"--device {name} is unknown; take auto, cpu, cuda or mps.")
-    if (name == "cuda" and not has_cuda) or (name == "mps" and not has_mps):
-        raise InputError(f"--device {name}: PyTorch finds none on this machine; take "
-                         "--device auto or cpu.")
-    return torch.device(name)
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser that says what is wrong in one line."""
-
-    def error(self, message):
-        self.exit(2, f"{self.prog}: {message} (--help lists what there is)\n")
 
 
 def whole_number(least):
@@ -509,7 +541,7 @@ def temperature_value(text):
 
 def parse_arguments(arguments=None):
     """Return the options of the command line."""
-    parser = Parser(description="Let a GPT-2 continue a text.", allow_abbrev=False)
+    parser = OneLineParser(description="Let a GPT-2 continue a text.", allow_abbrev=False)
     add = parser.add_argument
     add("--prompt", default="Every effort moves you", help="the text to go on from")
     add("--model", help="124M (default), 355M, 774M, 1558M, or a folder with "
@@ -519,33 +551,29 @@ def parse_arguments(arguments=None):
     add("--device", default="cpu", help="auto, cpu (default), cuda or mps")
     add("--temperature", type=temperature_value, default=1.0,
         help="0 takes the likeliest token; higher is more varied (default 1.0)")
-    add("--top-k", "--top_k", type=whole_number(1), default=50,
+    add("--top-k", type=whole_number(1), default=50,
         help="sample among this many of the likeliest tokens (default 50)")
     add("--seed", type=whole_number(0), default=123)
-    add("--max-new-tokens", "--max_new_tokens", type=whole_number(1), default=25)
+    add("--max-new-tokens", type=whole_number(1), default=25)
     options = parser.parse_args(arguments)
     if options.model and options.checkpoint:
         parser.error("--model and --checkpoint both name a model; give one")
     return options
 
 
-def run():
-    """Run the command line; return the exit code."""
+def command():
+    """Run the command line."""
     options = parse_arguments()
     if hasattr(sys.stdout, "reconfigure"):     # a console may lack some characters
         sys.stdout.reconfigure(errors="replace")
-    try:
-        device = pick_device(options.device)
-        print("PyTorch version:", torch.__version__)
-        print("Device:", device)
-        main(BASE_CONFIG, options.prompt, options.model or "124M", device,
-             checkpoint=options.checkpoint, max_new_tokens=options.max_new_tokens,
-             temperature=options.temperature, top_k=options.top_k, seed=options.seed)
-    except InputError as error:
-        print("gpt_generate.py:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    return 0
+    name = options.device
+    device = pick_device() if name == "auto" else named_device(name)
+    print("PyTorch version:", torch.__version__)
+    print("Device:", device)
+    main(BASE_CONFIG, options.prompt, options.model or "124M", device,
+         checkpoint=options.checkpoint, max_new_tokens=options.max_new_tokens,
+         temperature=options.temperature, top_k=options.top_k, seed=options.seed)
 
 
 if __name__ == "__main__":
-    sys.exit(run())
+    run_command(command)

@@ -4,10 +4,11 @@
 #   ch03.ipynb: MultiHeadAttention
 #   ch04.ipynb: LayerNorm, GELU, FeedForward, TransformerBlock, GPTModel,
 #     generate_text_simple
-#   ch05.ipynb: LayerNormFast, GELUFast, MultiHeadAttentionFast, GPTModelFast,
+#   ch05.ipynb: pick_device, LayerNormFast, GELUFast, MultiHeadAttentionFast, GPTModelFast,
 #     text_to_token_ids, token_ids_to_text, calc_loss_batch, calc_loss_loader,
 #     evaluate_model, generate_and_print_sample
-#   tools/command_line.py: UserError, OneLineParser, run_command, pick_device, pick_dtype
+#   tools/command_line.py: UserError, OneLineParser, run_command, named_device,
+#     pick_dtype
 
 import argparse
 import itertools
@@ -275,6 +276,16 @@ def generate_text_simple(model, idx, max_new_tokens, context_size):
     return idx
 
 
+def pick_device():
+    """Return the fastest device that computes right: cuda, mps or cpu."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    major, minor = (int(part) for part in torch.__version__.split(".")[:2])
+    if torch.backends.mps.is_available() and (major, minor) >= (2, 9):
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
 class LayerNormFast(LayerNorm):
     """LayerNorm with mean, variance and scaling in one kernel."""
 
@@ -397,24 +408,22 @@ def run_command(command):
     try:
         command()
     except UserError as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).name}:", *str(error).split(), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def pick_device(name="auto"):
-    """Return the torch.device called name; auto takes cuda, then mps, then cpu."""
+def named_device(name):
+    """Return the torch.device called name (cpu, cuda, mps) if this machine has it."""
     available = {
+        "cpu": True,
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
-        "cpu": True,
     }
-    if name == "auto":
-        name = next(kind for kind, there in available.items() if there)
-    if not available.get(str(name).partition(":")[0], False):
+    if not available.get(name):
         there = ", ".join(kind for kind, is_there in available.items() if is_there)
-        raise UserError(f"device {name!r} is not available here; choose auto or {there}")
+        raise UserError(f"--device {name} is not on this machine; take auto or {there}")
     return torch.device(name)
 
 
@@ -567,7 +576,8 @@ class Run:
             settings = {**settings, **{name: state["settings"][name] for name in KEPT}}
             gpt_config = state["gpt_config"]
         self.gpt_config, self.settings = gpt_config, settings
-        self.device = pick_device(settings["device"])
+        name = settings["device"]
+        self.device = pick_device() if name == "auto" else named_device(name)
         self.dtype = pick_dtype(settings["dtype"], self.device)
         self.settings["dtype"] = str(self.dtype).removeprefix("torch.")
         text = read_training_text(settings["text"])
