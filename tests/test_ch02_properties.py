@@ -272,6 +272,58 @@ def test_another_process_may_come_in_between(ch02, fresh_cache, monkeypatch):
     assert found == CACHED
 
 
+@pytest.mark.parametrize("name", ["TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR"])
+def test_an_empty_cache_name_writes_no_files(ch02, tmp_path, monkeypatch, name):
+    """It is tiktoken's way to say `no cache`; Path("") is the working folder."""
+    monkeypatch.delenv("TIKTOKEN_CACHE_DIR", raising=False)
+    monkeypatch.setenv(name, "")
+    monkeypatch.setattr(ch02.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tiktoken, "get_encoding", lambda encoding: encoding)
+    monkeypatch.chdir(tmp_path)
+    assert ch02.load_gpt2_bpe() == "gpt2"
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("fault", ["a file", "may not write", "may not read"])
+def test_a_cache_of_another_user_is_left_alone(
+        ch02, fresh_cache, tmp_path, monkeypatch, fault):
+    temporary, access, replace = tmp_path / "tmp", os.access, os.replace
+    temporary.mkdir()
+    monkeypatch.setattr(ch02.tempfile, "tempdir", str(temporary))
+    if fault == "may not read":
+        ch02.load_gpt2_bpe()
+        monkeypatch.setattr(tiktoken.registry, "ENCODINGS", {})
+        monkeypatch.setattr(os, "access", lambda path, mode: (
+            fresh_cache not in path.parents and access(path, mode)))
+    if fault == "a file":
+        fresh_cache.write_text("in the way", encoding="utf-8")
+    else:
+        def deny(source, target):
+            if fresh_cache in target.parents:
+                raise PermissionError("not yours")
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", deny)
+    for _ in range(2):
+        monkeypatch.setattr(tiktoken.registry, "ENCODINGS", {})
+        assert ch02.load_gpt2_bpe().encode("tea") == [660, 64]
+        [private] = temporary.iterdir()        # one, however often it is called
+        found = {p.name: sha256(p.read_bytes()).hexdigest() for p in private.iterdir()}
+        assert found == CACHED
+        assert os.environ["TIKTOKEN_CACHE_DIR"] == str(private)
+
+
+def test_a_full_disk_is_an_error_and_not_a_loop(
+        ch02, fresh_cache, tmp_path, monkeypatch):
+    def full(path, content):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(ch02.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(ch02.Path, "write_bytes", full)
+    with pytest.raises(OSError, match="no space left"):
+        ch02.load_gpt2_bpe()
+
+
 def copied_loader(target):
     """Write a script that holds the tokenizer's definitions and nothing else."""
     wanted = sync.definitions_for([(NOTEBOOK, LOADER)], "a test")

@@ -145,7 +145,8 @@ def write_openai_folder(folder, arrays, settings=None):
     """Write OpenAI's four files."""
     write_bundle(folder / "model.ckpt", arrays)
     (folder / "hparams.json").write_text(json.dumps(settings or SETTINGS), encoding="utf-8")
-    (folder / "checkpoint").write_text('model_checkpoint_path: "model.ckpt"\n', encoding="utf-8")
+    (folder / "checkpoint").write_text('model_checkpoint_path: "model.ckpt"\n',
+                                       encoding="utf-8")
 
 
 def write_model_folder(folder, model, **config):
@@ -399,7 +400,8 @@ def test_missing_file_is_named(download, prefix, name):
 
 
 def test_some_other_file_is_no_index(download, prefix):
-    prefix.with_name("model.ckpt.index").write_text("<html>not found</html>" * 99, encoding="utf-8")
+    prefix.with_name("model.ckpt.index").write_text("<html>not found</html>" * 99,
+                                                    encoding="utf-8")
     with pytest.raises(ValueError, match="not a checkpoint's index"):
         download.read_tf_checkpoint(prefix)
 
