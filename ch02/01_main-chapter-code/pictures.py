@@ -46,9 +46,9 @@ def tokenisation(text, tokens, ids):
     widths = [max(_width(token), _width(i))
               for token, i in zip(tokens, ids, strict=True)]
     total = sum(widths) + 0.06 * (len(widths) - 1)
-    left = 0.9
+    left = (7 - total - 0.75) / 2 + 0.75       # the names of the rows take 0.75
     for y, name in ((1.75, "text"), (1.0, "tokens"), (0.25, "ids")):
-        label(ax, 0.15, y + 0.19, name, ha="left", weight="bold")
+        label(ax, left - 0.75, y + 0.19, name, ha="left", weight="bold")
     most = max(3, int((total - 0.2) / 0.085))
     shown = visible(text.strip())
     if len(shown) > most:
@@ -64,23 +64,27 @@ def tokenisation(text, tokens, ids):
 
 
 def vocabulary(tokens, vocab):
-    """Draw tokens in the order of the text and, once each, in that of their ids."""
+    """Draw tokens in the order of the text and, once each, in that of their ids.
+
+    Only tokens that occur more than once are coloured.
+    """
     _, ax = canvas(7, 2.9, "Every distinct token once, sorted, then numbered")
     tokens = _fitting(tokens, ROOM - 0.2)
     label(ax, 0.15, 2.28, "in the order of the text", ha="left", color=STRONG_GRAY)
     label(ax, 0.15, 0.22, "in the order of the vocabulary, with their ids",
           ha="left", color=STRONG_GRAY)
     unique = sorted(set(tokens), key=vocab.get)
-    fills = {token: PALETTE[i % 4] for i, token in enumerate(unique)}
+    repeated = [token for token in unique if tokens.count(token) > 1]
+    fills = {token: PALETTE[1 + i % 3] for i, token in enumerate(repeated)}
     widths = [max(_width(token), _width(vocab[token])) for token in unique]
     places, x = {}, (7 - sum(widths) - 0.06 * (len(widths) - 1)) / 2
     for token, width in zip(unique, widths, strict=True):
-        places[token] = box(ax, x, 0.78, width, 0.36, token, fills[token])
+        places[token] = box(ax, x, 0.78, width, 0.36, token, fills.get(token, GRAY))
         box(ax, x, 0.42, width, 0.36, str(vocab[token]), PAPER)
         x += width + 0.06
     x = (7 - sum(map(_width, tokens)) - 0.06 * (len(tokens) - 1)) / 2
     for token in tokens:
-        above = box(ax, x, 1.75, _width(token), 0.36, token, fills[token])
+        above = box(ax, x, 1.75, _width(token), 0.36, token, fills.get(token, GRAY))
         arrow(ax, above.bottom, places[token].top, STRONG_GRAY, width=0.9)
         x += _width(token) + 0.06
 
@@ -88,10 +92,10 @@ def vocabulary(tokens, vocab):
 def bpe_merges(steps, numbers, ids):
     """Draw how merges build a word.
 
-    steps is a list of lists of symbols, bytes first, one list more a merge; numbers
+    steps is a list of lists of symbols, bytes first, one more per merge; numbers
     holds the place of each merge in the table; ids those of the last list.
     """
-    _, ax = canvas(7, 1.1 + 0.42 * len(steps), "From bytes to tokens, one merge a line")
+    _, ax = canvas(7, 1.1 + 0.42 * len(steps), "From bytes to tokens, one merge per line")
     column = min(0.42, 3.7 / sum(map(len, steps[0])))
 
     def draw(y, first, last, text, fill):
@@ -137,16 +141,17 @@ def _window_boxes(ids, max_length, stride, starts, decode):
     drawn = [s for s in starts if s + max_length < columns][:MOST_WINDOWS]
     columns = min(columns, drawn[-1] + max_length + 2)
     width, left = 0.49, 1.42
-    words = 0.85 if decode else 0.1
-    height = 1.5 + words + 0.82 * len(drawn)
+    words = [_short(decode([i])) if decode else "" for i in ids[:columns]]
+    slanted = 0.65 * max(map(_width, words)) if decode else 0.1
+    height = 1.5 + slanted + 0.82 * len(drawn)
     _, ax = canvas(7, height, _headline(max_length, stride))
-    top = height - 0.75 - words
+    top = height - 0.75 - slanted
     label(ax, 0.15, top + 0.15, "text", ha="left", weight="bold")
-    for c, i in enumerate(ids[:columns]):
+    for c, (i, word) in enumerate(zip(ids, words, strict=False)):
         box(ax, left + c * width + 0.015, top, width - 0.03, 0.3, str(i), GRAY, 9)
         if decode:
-            label(ax, left + (c + 0.35) * width, top + 0.36, _short(decode([i])), 9,
-                  ha="left", va="bottom", rotation=40, rotation_mode="anchor")
+            label(ax, left + (c + 0.35) * width, top + 0.36, word, 9, ha="left",
+                  va="bottom", rotation=40, rotation_mode="anchor")
     if columns < len(ids):
         label(ax, left + columns * width + 0.03, top + 0.15, "…", ha="left")
     for n, start in enumerate(drawn):
@@ -160,7 +165,11 @@ def _window_boxes(ids, max_length, stride, starts, decode):
                 box(ax, left + c * width + 0.015, below, width - 0.03, 0.3, str(ids[c]),
                     fill, 9)
     label(ax, 0.15, 0.27, "times an input", ha="left", weight="bold")
+    others = starts[len(drawn):]                # windows for which there is no room
     for c in range(columns):
+        if others and c >= others[0]:
+            label(ax, left + (c + 0.5) * width, 0.27, "…", 10, STRONG_GRAY)
+            continue
         times = sum(start <= c < start + max_length for start in starts)
         label(ax, left + (c + 0.5) * width, 0.27, str(times), 10,
               INK if times else STRONG_RED, weight="normal" if times else "bold")

@@ -65,22 +65,34 @@ def load_gpt2_bpe():
     """Return GPT-2's tokenizer (50,257 tokens) without needing a network."""
     default = os.path.join(tempfile.gettempdir(), "data-gym-cache")
     cache = os.environ.get("DATA_GYM_CACHE_DIR", default)
-    cache = Path(os.environ.get("TIKTOKEN_CACHE_DIR", cache))
-    sizes = {"vocab.bpe": 456_318, "encoder.json": 1_042_301}       # bytes
-    # tiktoken names a cached file by the sha1 of its address
-    targets = {cache / sha1((GPT2_ADDRESS + name).encode()).hexdigest(): size
-               for name, size in sizes.items()}
-    # a file of another size is a download that broke off
-    whole = all(target.is_file() and target.stat().st_size == size
-                for target, size in targets.items())
+    cache = os.environ.get("TIKTOKEN_CACHE_DIR", cache)
     table = find_in_course(GPT2_MERGES)
-    if table is not None and not whole:
-        cache.mkdir(parents=True, exist_ok=True)
+    sizes = {"vocab.bpe": 456_318, "encoder.json": 1_042_301}       # bytes
+
+    def fill(folder):
+        """Put both files into folder, unless they are there."""
+        # tiktoken names a cached file by the sha1 of its address
+        targets = {folder / sha1((GPT2_ADDRESS + name).encode()).hexdigest(): size
+                   for name, size in sizes.items()}
+        # a file of another size is a download that broke off
+        if all(os.access(target, os.R_OK) and target.stat().st_size == size
+               for target, size in targets.items()):
+            return
+        folder.mkdir(parents=True, exist_ok=True)
         merges = np.load(table)["merges"]                               # (50000, 2)
         for target, content in zip(targets, rebuild_gpt2_files(merges), strict=True):
             temporary = target.with_name(f"{target.name}.{os.getpid()}")
             temporary.write_bytes(content)
             os.replace(temporary, target)       # a reader never sees half a file
+
+    if table is not None and cache:             # an empty name asks for no cache
+        try:
+            fill(Path(cache))
+        except OSError:
+            # not ours to write, often another user's folder in a shared /tmp:
+            # this process takes a folder of its own
+            os.environ["TIKTOKEN_CACHE_DIR"] = tempfile.mkdtemp(prefix="tiktoken-")
+            fill(Path(os.environ["TIKTOKEN_CACHE_DIR"]))
     return tiktoken.get_encoding("gpt2")        # checks both files' sha256 itself
 
 

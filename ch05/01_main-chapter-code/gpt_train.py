@@ -4,7 +4,8 @@
 #   ch03.ipynb: MultiHeadAttention
 #   ch04.ipynb: LayerNorm, GELU, FeedForward, TransformerBlock, GPTModel,
 #     generate_text_simple
-#   ch05.ipynb: pick_device, LayerNormFast, GELUFast, MultiHeadAttentionFast, GPTModelFast,
+#   ch05.ipynb: GPT_CONFIG_124M, pick_device,
+#     LayerNormFast, GELUFast, MultiHeadAttentionFast, GPTModelFast,
 #     text_to_token_ids, token_ids_to_text, calc_loss_batch, calc_loss_loader,
 #     evaluate_model, generate_and_print_sample
 #   tools/command_line.py: UserError, OneLineParser, run_command, named_device,
@@ -62,22 +63,34 @@ def load_gpt2_bpe():
     """Return GPT-2's tokenizer (50,257 tokens) without needing a network."""
     default = os.path.join(tempfile.gettempdir(), "data-gym-cache")
     cache = os.environ.get("DATA_GYM_CACHE_DIR", default)
-    cache = Path(os.environ.get("TIKTOKEN_CACHE_DIR", cache))
-    sizes = {"vocab.bpe": 456_318, "encoder.json": 1_042_301}       # bytes
-    # tiktoken names a cached file by the sha1 of its address
-    targets = {cache / sha1((GPT2_ADDRESS + name).encode()).hexdigest(): size
-               for name, size in sizes.items()}
-    # a file of another size is a download that broke off
-    whole = all(target.is_file() and target.stat().st_size == size
-                for target, size in targets.items())
+    cache = os.environ.get("TIKTOKEN_CACHE_DIR", cache)
     table = find_in_course(GPT2_MERGES)
-    if table is not None and not whole:
-        cache.mkdir(parents=True, exist_ok=True)
+    sizes = {"vocab.bpe": 456_318, "encoder.json": 1_042_301}       # bytes
+
+    def fill(folder):
+        """Put both files into folder, unless they are there."""
+        # tiktoken names a cached file by the sha1 of its address
+        targets = {folder / sha1((GPT2_ADDRESS + name).encode()).hexdigest(): size
+                   for name, size in sizes.items()}
+        # a file of another size is a download that broke off
+        if all(os.access(target, os.R_OK) and target.stat().st_size == size
+               for target, size in targets.items()):
+            return
+        folder.mkdir(parents=True, exist_ok=True)
         merges = np.load(table)["merges"]                               # (50000, 2)
         for target, content in zip(targets, rebuild_gpt2_files(merges), strict=True):
             temporary = target.with_name(f"{target.name}.{os.getpid()}")
             temporary.write_bytes(content)
             os.replace(temporary, target)       # a reader never sees half a file
+
+    if table is not None and cache:             # an empty name asks for no cache
+        try:
+            fill(Path(cache))
+        except OSError:
+            # not ours to write, often another user's folder in a shared /tmp:
+            # this process takes a folder of its own
+            os.environ["TIKTOKEN_CACHE_DIR"] = tempfile.mkdtemp(prefix="tiktoken-")
+            fill(Path(os.environ["TIKTOKEN_CACHE_DIR"]))
     return tiktoken.get_encoding("gpt2")        # checks both files' sha256 itself
 
 
@@ -276,6 +289,17 @@ def generate_text_simple(model, idx, max_new_tokens, context_size):
     return idx
 
 
+GPT_CONFIG_124M = {
+    "vocab_size": 50257,      # tokens that the tokenizer knows
+    "context_length": 256,    # tokens that the model can look back on (GPT-2: 1024)
+    "emb_dim": 768,           # numbers that describe one token
+    "n_heads": 12,            # attention heads in a block
+    "n_layers": 12,           # transformer blocks
+    "drop_rate": 0.1,         # share of values zeroed by dropout in training
+    "qkv_bias": False,        # biases in the query, key and value projections
+}
+
+
 def pick_device():
     """Return the fastest device that computes right: cuda, mps or cpu."""
     if torch.cuda.is_available():
@@ -461,15 +485,6 @@ from tqdm import tqdm
 # (Linux) the kernel hands them out faster. Measured: 1.0 instead of 1.5 s a step.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
-GPT_CONFIG_124M = {
-    "vocab_size": 50257,
-    "context_length": 256,    # shorter than GPT-2's 1024, so that laptops can train it
-    "emb_dim": 768,
-    "n_heads": 12,
-    "n_layers": 12,
-    "drop_rate": 0.1,
-    "qkv_bias": False,
-}
 SETTINGS = {
     "learning_rate": 5e-4,
     "num_epochs": 10,
