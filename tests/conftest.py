@@ -1,5 +1,7 @@
 """What every test relies on: no network, one thread a worker, the data's house rule."""
+import atexit
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -11,7 +13,9 @@ for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
 for name in ("no_proxy", "NO_PROXY"):
     os.environ[name] = "localhost,127.0.0.1"       # local servers of tests stay reachable
 # an empty cache: what works here works on a machine that never saw a network
-os.environ["TIKTOKEN_CACHE_DIR"] = tempfile.mkdtemp(prefix="tiktoken-")
+cache = tempfile.mkdtemp(prefix="course-tests-")
+os.environ["TIKTOKEN_CACHE_DIR"] = cache
+atexit.register(shutil.rmtree, cache, ignore_errors=True)
 
 import helpers  # noqa: E402
 import pytest  # noqa: E402

@@ -315,7 +315,11 @@ def test_a_cache_of_another_user_is_left_alone(
 
 def test_a_full_disk_is_an_error_and_not_a_loop(
         ch02, fresh_cache, tmp_path, monkeypatch):
+    tries = []
+
     def full(path, content):
+        tries.append(path)
+        assert len(tries) < 4, "it goes on for ever"
         raise OSError("no space left")
 
     monkeypatch.setattr(ch02.tempfile, "tempdir", str(tmp_path))
