@@ -68,11 +68,11 @@ def layer_norm_bars(before, after):
             ax.bar(range(len(values)), values, color=color)
             ax.axhline(0, color=INK, linewidth=0.8)
             ax.axhline(mean, color=STRONG_RED, linestyle="--", linewidth=1.2)
-            ax.set_title(f"row {r} {name}: mean {abs(mean):.2f}, variance {var:.2f}",
+            ax.set_title(f"row {r} {name}: mean {abs(mean):.2f}, variance {var:.2g}",
                          fontsize=10)
             ax.set_xticks(range(len(values)))
             ax.set_yticks([-1, 0, 1])
-    fig.supxlabel("value (dashed line: the mean of the row)", fontsize=10)
+    fig.supxlabel("place in the row (dashed line: the mean of the row)", fontsize=10)
 
 
 def gelu_and_slope(x, curves, slopes):
@@ -127,7 +127,7 @@ def gradient_bars(without, with_shortcut):
     ax.set_ylim(top=max(*without, *with_shortcut) * 30)
     ax.set_xticks(list(places) if len(without) <= 10 else list(places)[::2])
     ax.set(xlabel="layer (0 is the first)", ylabel="mean gradient (log scale)",
-           title="How much of the error reaches each layer")
+           title="How large the gradient is in each layer")
     ax.legend(fontsize=9, loc="upper left", ncols=2)
 
 
@@ -180,10 +180,10 @@ def transformer_block(cfg):
 
 
 def shapes_on_the_way(steps):
-    """Draw steps [(name, shape)], the first one at the top, as a ladder."""
+    """Draw steps [(name, shape)], the first one at the bottom, as a ladder."""
     height = 0.56 * len(steps) + 0.55
-    _, ax = canvas(7, height, "The shapes on the way through the model")
-    below, y = None, height - 0.9
+    _, ax = canvas(7, height, "The shapes on the way, read from the bottom up")
+    below, y = None, 0.15
     for name, shape in steps:
         wide = {2: 0.9, 3: 1.7}.get(len(shape), 1.7)
         wide = 3.0 if shape[-1] > 5000 else wide
@@ -192,8 +192,8 @@ def shapes_on_the_way(steps):
         fill = PURPLE if shape[-1] > 5000 else GREEN
         box(ax, 3.55, y, wide, 0.38, text, fill, **MONO)
         if below:
-            arrow(ax, below.bottom, here.top)
-        below, y = here, y - 0.56
+            arrow(ax, below.top, here.bottom)
+        below, y = here, y + 0.56
 
 
 def parameter_budget(budgets):
@@ -209,7 +209,7 @@ def parameter_budget(budgets):
                 label=part)
         for row, (start, width) in enumerate(zip(left, share, strict=True)):
             if width > 4:
-                label(ax, start + width / 2, row, f"{width:.0f}%", size=9)
+                label(ax, start + width / 2, row, f"{width:.0f}", size=9)
         left = [a + b for a, b in zip(left, share, strict=True)]
     for row, name in enumerate(names):
         total = sum(budgets[name].values()) / 1e6
