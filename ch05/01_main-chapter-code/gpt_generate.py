@@ -299,7 +299,8 @@ def load_weights_into_gpt(gpt, params):
     """Copy OpenAI's arrays (params, see gpt_download.py) into gpt, in place."""
     num_blocks = len(params["blocks"])
     if len(gpt.trf_blocks) != num_blocks:
-        raise ValueError(f"The model has {len(gpt.trf_blocks)} blocks, the weights {num_blocks}")
+        raise ValueError(
+            f"The model has {len(gpt.trf_blocks)} blocks, the weights {num_blocks}")
     gpt.tok_emb.weight = assign(gpt.tok_emb.weight, params["wte"])
     gpt.pos_emb.weight = assign(gpt.pos_emb.weight, params["wpe"])
     for block, arrays in zip(gpt.trf_blocks, params["blocks"]):
