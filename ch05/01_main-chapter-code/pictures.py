@@ -96,7 +96,7 @@ def perplexity(choices):
 def data_split(train_tokens, val_tokens, train_windows, val_windows, max_length):
     """Draw the text as one bar: windows for training, windows kept back, leftovers."""
     fig, ax = canvas(7, 2.1)
-    total, left, width = train_tokens + val_tokens, 0.2, 6.6
+    total, left, width = train_tokens + val_tokens, 0.2, 6.3
     scale = width / total
     y, height = 0.95, 0.5
     seam = left + train_tokens * scale
@@ -104,8 +104,8 @@ def data_split(train_tokens, val_tokens, train_windows, val_windows, max_length)
         (left, train_tokens, train_windows, BLUE, STRONG_BLUE),
         (seam, val_tokens, val_windows, ORANGE, STRONG_ORANGE),
     ):
-        ax.add_patch(plt.Rectangle((start, y), tokens * scale, height, facecolor=GRAY,
-                                   edgecolor="none"))
+        ax.add_patch(plt.Rectangle((start, y), tokens * scale, height,
+                                   facecolor=STRONG_GRAY, edgecolor="none"))
         step = max_length * scale
         for i in range(windows):
             ax.add_patch(plt.Rectangle((start + i * step, y), step, height,
@@ -118,11 +118,12 @@ def data_split(train_tokens, val_tokens, train_windows, val_windows, max_length)
     label(ax, (left + seam) / 2, 0.72,
           f"{train_windows} windows of {max_length}, seen again in every epoch", 10)
     label(ax, left + width, 0.72, f"{val_windows} windows", 10, ha="right")
-    left_over = (train_tokens - train_windows * max_length
-                 + val_tokens - val_windows * max_length)
-    label(ax, left, 0.27, "the story, from first word ...", 9, STRONG_GRAY, ha="left")
-    label(ax, 3.5, 0.27, f"in no window: {left_over} tokens (grey)", 9, STRONG_GRAY)
-    label(ax, left + width, 0.27, "... to its last", 9, STRONG_GRAY, ha="right")
+    train_over = train_tokens - train_windows * max_length
+    val_over = val_tokens - val_windows * max_length
+    label(ax, left + width, 0.27, f"in no window: {train_over} training tokens, "
+          f"{val_over} validation tokens", 9, STRONG_GRAY, ha="right")
+    arrow(ax, (left + width + 0.08, 0.27), (left + width + 0.02, y + height / 2),
+          STRONG_GRAY, bend=0.6)
     plt.show()
 
 
