@@ -3,7 +3,6 @@ import atexit
 import os
 import shutil
 import tempfile
-from pathlib import Path
 
 # before torch is imported, and inherited by kernels and subprocesses
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -24,13 +23,13 @@ pytest_plugins = ["notebook_plugin"]
 
 
 @pytest.fixture(scope="session")
-def verdict():
+def verdict(tmp_path_factory):
     """The text of The Verdict; without it the test is skipped.
 
     Where a mirror is named the text must be there, so that a skip cannot hide a fault.
     """
     fetch = helpers.load_file("tools/fetch.py")
-    path = fetch.fetch("the-verdict.txt", folder=Path(tempfile.mkdtemp()))
+    path = fetch.fetch("the-verdict.txt", folder=tmp_path_factory.mktemp("verdict"))
     if path.name != "the-verdict.txt":
         if "LLM_DATA_MIRROR" in os.environ:
             pytest.fail("LLM_DATA_MIRROR is set, but has no usable the-verdict.txt")

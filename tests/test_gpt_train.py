@@ -101,7 +101,8 @@ def test_ten_steps_and_ten_more_are_twenty_bit_for_bit(gpt_train, folder, monkey
         monkeypatch.setattr(gpt_train.Run, "checked", checked)
 
     stop_at(7)                     # in the middle of the first epoch
-    stop_at(26)                    # and of the second
+    stop_at(17)                    # after the last batch of the first
+    stop_at(26)                    # and in the middle of the second
     parts = gpt_train.main(None, settings(resume="parts"))
     assert parts[:3] == whole[:3]
     for name, tensor in whole[3].state_dict().items():

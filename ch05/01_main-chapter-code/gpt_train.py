@@ -632,9 +632,9 @@ class Run:
         now = random_state(self.device)
         set_random_state(self.epoch_rng, self.device)     # the same shuffle again
         batches = itertools.islice(self.train_loader, self.batch, None)
-        batches = itertools.chain([next(batches)], batches)
+        first = list(itertools.islice(batches, 1))        # none after the last batch
         set_random_state(now, self.device)
-        return batches
+        return itertools.chain(first, batches)
 
     def evaluate(self, bar):
         """Note and print the losses of both loaders."""
