@@ -196,6 +196,10 @@ def trained(tmp_path_factory):
     odd = {**CONFIG, "n_heads": 3}
     (folder / "odd.json").write_text(json.dumps(odd), encoding="utf-8")
     (folder / "broken.json").write_text("{", encoding="utf-8")
+    (folder / "list.json").write_text("[1, 2]", encoding="utf-8")
+    (folder / "few.json").write_text('{"vocab_size": 9}', encoding="utf-8")
+    words = {**CONFIG, "n_heads": "two"}
+    (folder / "words.json").write_text(json.dumps(words), encoding="utf-8")
     (folder / "empty.txt").write_text("", encoding="utf-8")
     (folder / "short.txt").write_text("Too short. " * 20, encoding="utf-8")
     (folder / "binary.txt").write_bytes(bytes(range(256)) * 10)
@@ -228,6 +232,9 @@ def trained(tmp_path_factory):
     ("--config broken.json", ["broken.json"]),
     ("--config typo.json", ["n_head"]),
     ("--config odd.json", ["n_heads 3"]),
+    ("--config words.json", ["n_heads cannot be 'two'"]),
+    ("--config list.json", ["list.json", "JSON object"]),
+    ("--config few.json", ["few.json", "missing"]),
     ("--out run", ["run", "not overwritten"]),
     ("--resume nowhere", ["nowhere", "no checkpoint"]),
     ("--resume cut.pth", ["cut.pth", "no whole checkpoint"]),

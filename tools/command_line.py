@@ -1,5 +1,6 @@
 """What the scripts of the course share on their command line (copied by manifest)."""
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -63,3 +64,29 @@ def pick_dtype(name, device):
     else:
         native = False
     return torch.bfloat16 if native else torch.float32
+
+
+def read_config(name):
+    """Return the dict for GPTModel in the JSON file called name, its values checked."""
+    problem = None
+    try:
+        cfg = json.loads(Path(name).read_text(encoding="utf-8"))
+        for key in ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers"):
+            if type(cfg[key]) is not int or cfg[key] < 1:
+                problem = f"{key} cannot be {cfg[key]!r}"
+        if not problem and cfg["emb_dim"] % cfg["n_heads"]:
+            heads = cfg["n_heads"]
+            problem = (f"n_heads {heads} is wrong, {heads} heads do not divide emb_dim "
+                       f"{cfg['emb_dim']}")
+        if not 0 <= cfg["drop_rate"] <= 1 or type(cfg["qkv_bias"]) is not bool:
+            problem = "drop_rate or qkv_bias has no usable value"
+    except KeyError as error:
+        problem = f"{error} is missing"
+    except OSError as error:
+        problem = f"it cannot be read ({error.strerror})"
+    except (ValueError, TypeError):
+        problem = "it is not a JSON object"
+    if problem:
+        raise UserError(f"{name}: {problem}; take a file like the config.json that "
+                        "gpt_train.py writes")
+    return cfg

@@ -5,7 +5,8 @@
 #   ch04.ipynb: LayerNorm, GELU, FeedForward, TransformerBlock, GPTModel
 #   ch05.ipynb: pick_device, text_to_token_ids, token_ids_to_text, generate, assign,
 #     load_weights_into_gpt
-#   tools/command_line.py: UserError, OneLineParser, run_command, named_device
+#   tools/command_line.py: UserError, OneLineParser, run_command, named_device,
+#     read_config
 """Let a GPT-2 continue a text.
 
     python gpt_generate.py --prompt "Every effort moves you"
@@ -373,6 +374,32 @@ def named_device(name):
     return torch.device(name)
 
 
+def read_config(name):
+    """Return the dict for GPTModel in the JSON file called name, its values checked."""
+    problem = None
+    try:
+        cfg = json.loads(Path(name).read_text(encoding="utf-8"))
+        for key in ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers"):
+            if type(cfg[key]) is not int or cfg[key] < 1:
+                problem = f"{key} cannot be {cfg[key]!r}"
+        if not problem and cfg["emb_dim"] % cfg["n_heads"]:
+            heads = cfg["n_heads"]
+            problem = (f"n_heads {heads} is wrong, {heads} heads do not divide emb_dim "
+                       f"{cfg['emb_dim']}")
+        if not 0 <= cfg["drop_rate"] <= 1 or type(cfg["qkv_bias"]) is not bool:
+            problem = "drop_rate or qkv_bias has no usable value"
+    except KeyError as error:
+        problem = f"{error} is missing"
+    except OSError as error:
+        problem = f"it cannot be read ({error.strerror})"
+    except (ValueError, TypeError):
+        problem = "it is not a JSON object"
+    if problem:
+        raise UserError(f"{name}: {problem}; take a file like the config.json that "
+                        "gpt_train.py writes")
+    return cfg
+
+
 # --- written by hand ---
 import argparse
 import contextlib
@@ -383,7 +410,6 @@ import sys
 # the sizes of 124M; a model that is loaded puts its own in their place
 BASE_CONFIG = {"vocab_size": 50257, "context_length": 1024, "emb_dim": 768,
                "n_heads": 12, "n_layers": 12, "drop_rate": 0.0, "qkv_bias": True}
-SIZES = ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers")
 
 
 def main(gpt_config, input_prompt, model_size, device, *, checkpoint=None,
@@ -507,27 +533,6 @@ def load_checkpoint(checkpoint):
                          "an earlier one, or train with a smaller learning rate.")
     gpt.load_state_dict(state, assign=True)
     return gpt, cfg
-
-
-def read_config(path):
-    """Return the dict in a config.json of gpt_train.py after checking it."""
-    problem = None
-    try:
-        cfg = json.loads(path.read_text(encoding="utf-8"))
-        for key in SIZES:
-            if type(cfg[key]) is not int or cfg[key] < 1:
-                problem = f"{key} cannot be {cfg[key]!r}"
-        if not problem and cfg["emb_dim"] % cfg["n_heads"]:
-            problem = f"{cfg['n_heads']} heads do not divide emb_dim {cfg['emb_dim']}"
-        if not 0 <= cfg["drop_rate"] <= 1 or type(cfg["qkv_bias"]) is not bool:
-            problem = "drop_rate or qkv_bias has no usable value"
-    except KeyError as error:
-        problem = f"{error} is missing"
-    except (OSError, ValueError, TypeError):
-        problem = "it is not a JSON object"
-    if problem:
-        raise UserError(f"{path}: {problem}; take the file that gpt_train.py wrote.")
-    return cfg
 
 
 def whole_number(least):

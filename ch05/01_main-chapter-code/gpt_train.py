@@ -9,7 +9,7 @@
 #     text_to_token_ids, token_ids_to_text, calc_loss_batch, calc_loss_loader,
 #     evaluate_model, generate_and_print_sample
 #   tools/command_line.py: UserError, OneLineParser, run_command, named_device,
-#     pick_dtype
+#     pick_dtype, read_config
 
 import argparse
 import itertools
@@ -465,6 +465,32 @@ def pick_dtype(name, device):
     return torch.bfloat16 if native else torch.float32
 
 
+def read_config(name):
+    """Return the dict for GPTModel in the JSON file called name, its values checked."""
+    problem = None
+    try:
+        cfg = json.loads(Path(name).read_text(encoding="utf-8"))
+        for key in ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers"):
+            if type(cfg[key]) is not int or cfg[key] < 1:
+                problem = f"{key} cannot be {cfg[key]!r}"
+        if not problem and cfg["emb_dim"] % cfg["n_heads"]:
+            heads = cfg["n_heads"]
+            problem = (f"n_heads {heads} is wrong, {heads} heads do not divide emb_dim "
+                       f"{cfg['emb_dim']}")
+        if not 0 <= cfg["drop_rate"] <= 1 or type(cfg["qkv_bias"]) is not bool:
+            problem = "drop_rate or qkv_bias has no usable value"
+    except KeyError as error:
+        problem = f"{error} is missing"
+    except OSError as error:
+        problem = f"it cannot be read ({error.strerror})"
+    except (ValueError, TypeError):
+        problem = "it is not a JSON object"
+    if problem:
+        raise UserError(f"{name}: {problem}; take a file like the config.json that "
+                        "gpt_train.py writes")
+    return cfg
+
+
 # --- written by hand ---
 import argparse
 import hashlib
@@ -842,22 +868,6 @@ def plot_losses(train_losses, val_losses, tokens_seen, path):
     figure.savefig(path, dpi=140)
 
 
-def read_config(name):
-    """Return the GPT configuration in the JSON file called name."""
-    try:
-        config = json.loads(Path(name).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{name} is no readable JSON file ({error})") from None
-    wrong = set(config) ^ set(GPT_CONFIG_124M) if isinstance(config, dict) else {"all"}
-    if wrong:
-        raise UserError(f"{name} needs exactly the keys {', '.join(GPT_CONFIG_124M)}; "
-                        f"wrong or missing: {', '.join(sorted(wrong))}")
-    if config["emb_dim"] % config["n_heads"]:
-        raise UserError(f"{name}: emb_dim {config['emb_dim']} is not divisible by "
-                        f"n_heads {config['n_heads']}")
-    return config
-
-
 def latest_run():
     """Return the newest folder in runs/ that holds a checkpoint."""
     found = sorted(Path("runs").glob("*/checkpoint.pth"), key=lambda p: p.stat().st_mtime)
@@ -905,6 +915,9 @@ def command():
     if resume and options.out:
         raise UserError("--resume goes on in its own folder; leave out --out")
     config = read_config(options.config) if options.config else None
+    if unknown := set(config or ()) - set(GPT_CONFIG_124M):     # a typo, surely
+        raise UserError(f"{options.config}: unknown keys {', '.join(sorted(unknown))}; "
+                        f"there are {', '.join(GPT_CONFIG_124M)}")
     if config is None and not resume:
         config = GPT_CONFIG_124M
     try:
