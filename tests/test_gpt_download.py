@@ -582,6 +582,24 @@ def test_openai_then_hugging_face_then_the_course_then_none(
     assert not (tmp_path / "models3").exists()
 
 
+def test_gpt2_mini_by_name_asks_nobody_else(
+        download, mirror, tmp_path, requests_seen, capsys, hugging_face_model):
+    assert download.load_pretrained(dict(BASE_CONFIG), "gpt2-mini") is None
+    line = capsys.readouterr().out
+    assert line.startswith("gpt2-mini could not be had (the course's small model: not in")
+    assert download.BUNDLED_MODEL in line and "LLM_DATA_MIRROR" not in line
+    write_model_folder(bundled_folder(download, tmp_path), hugging_face_model)
+    config = dict(BASE_CONFIG)
+    params = download.load_pretrained(config, "gpt2-mini")
+    assert np.array_equal(params["wte"],
+                          hugging_face_model.transformer.wte.weight.detach().numpy())
+    assert config == {**OUR_CONFIG, "drop_rate": 0.25}
+    assert capsys.readouterr().out.startswith("gpt2-mini: the course's small model, ")
+    assert requests_seen == []
+    with pytest.raises(ValueError, match="Model size not in"):
+        download.download_and_load_gpt2("gpt2-mini", "gpt2")      # OpenAI has none
+
+
 def test_cached_files_need_no_network(download, mirror, monkeypatch, requests_seen,
                                       capsys):
     settings, params = download.download_and_load_gpt2(SIZE, "gpt2")

@@ -101,6 +101,16 @@ def test_temperature_zero_and_top_k_one_agree(run, checkpoint):
     assert greedy == run("--checkpoint", checkpoint, "--top-k", 1, "--seed", 9)
 
 
+def test_without_network_the_course_s_model_writes(run):
+    code, output, errors = run("--model", "gpt2-mini", "--seed", 3)
+    assert (code, errors) == (0, "")
+    assert "gpt2-mini: the course's small model" in output
+    assert len(text_of(output).split()) > 10
+    by_default = run("--seed", 3)[1]
+    assert "GPT-2 124M: the course's small model, gpt2-mini" in by_default
+    assert text_of(by_default) == text_of(output)
+
+
 def test_pth_file_with_its_config_beside_it_is_a_checkpoint(run, checkpoint):
     expected = run("--checkpoint", checkpoint)
     assert expected == run("--checkpoint", checkpoint / "model.pth")
@@ -203,7 +213,10 @@ def assert_refused(result, *expected):
         assert text in errors
 
 
-def test_without_weights_the_line_says_what_to_do(run):
+def test_without_weights_the_line_says_what_to_do(run, monkeypatch):
+    import gpt_download
+
+    monkeypatch.setattr(gpt_download, "BUNDLED_MODEL", "not/in/this/copy")
     result = run()
     assert_refused(result, "GPT-2 124M could not be had", "gpt_train.py",
                    "--checkpoint runs/001", "gpt2/124M")

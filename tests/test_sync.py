@@ -189,6 +189,12 @@ def test_the_frame_is_stamped_and_checked(project, monkeypatch):
     assert "3 s" in notebook.cells[0].source
     assert notebook.cells[1].id == "bootstrap"
     assert sync.sync(check=True) == []
+    assert "optuna" not in notebook.cells[1].source
+    (folder / "requirements-extra.txt").write_text("# why\noptuna>=4  # search\n",
+                                                   encoding="utf-8")
+    assert len(sync.sync(check=True)) == 2        # a hosted notebook installs it too
+    sync.sync()
+    assert "'optuna']" in notebooks.read(folder / "ch01.ipynb").cells[1].source
     course["repository"] = "https://github.com/else/where"
     assert len(sync.sync(check=True)) == 2
 

@@ -88,6 +88,17 @@ def test_bench_measures_all_variants_in_turn(monkeypatch, capsys):
     assert bench.main() == 2
 
 
+def test_bench_compares_the_pretraining_script_with_the_bare_loop():
+    config = {"vocab_size": 50257, "context_length": 8, "emb_dim": 8, "n_heads": 2,
+              "n_layers": 1, "drop_rate": 0.0, "qkv_bias": True}
+    code = f"import bench; bench.pretraining(2, 'muon', {config}, 30_000)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "tools",
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["script", "bare", "data", "script"]
+
+
 def test_the_bundled_merges_are_what_the_tool_makes(tmp_path):
     ch02 = definitions("ch02.ipynb")
     stored = np.load(ROOT / "ch02/01_main-chapter-code/gpt2_merges.npz")["merges"]

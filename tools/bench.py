@@ -1,7 +1,7 @@
 """Measure speed: medians and ratios, the variants in turn within one run.
 
 Usage: python tools/bench.py [--rounds N] [--batch-size N] [--threads N]
-                             [--only NAME ...]
+                             [--only NAME ...] [--pretraining]
 
 One training step of the 124M model at chapter 5's settings (2 x 256 tokens) as
 - chapter:   the classes of chapters 3 and 4 in float32, plain AdamW;
@@ -9,15 +9,25 @@ One training step of the 124M model at chapter 5's settings (2 x 256 tokens) as
 - auto:      gpt_train.py --dtype auto (bfloat16 where the hardware has it);
 - hf:        transformers' GPT2LMHeadModel (SDPA, untied head, dropout 0.1) under the
              same autocast, with a fused AdamW.
+With --pretraining: one step of pretraining_simple.py, gpt2-mini's shape, 16 x 256 tokens
+out of memory-mapped shards, as
+- script:    what the script does in a step, data and log included;
+- bare:      forward, backward, clipping and optimizer on a batch that is there already;
+- data:      nothing but fetching the step's batch.
 Shared machines are noisy: the variants alternate, step by step, and the ratios are of
 medians of one run. Absolute numbers belong to the machine that the first line names.
 """
 import argparse
+import contextlib
+import hashlib
 import importlib.util
+import io
+import json
 import os
 import platform
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,11 +35,13 @@ from pathlib import Path
 # as gpt_train.py does, before the first large tensor
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "ch05" / "01_main-chapter-code"
+PRETRAINING = ROOT / "ch05" / "03_bonus_pretraining_on_gutenberg"
 Step = Callable[[torch.Tensor, torch.Tensor], None]
 
 
@@ -90,6 +102,71 @@ def variants(script, device: torch.device) -> dict[str, Callable[[], Step]]:
     }
 
 
+def write_random_corpus(folder: Path, num_tokens: int) -> None:
+    """Write a prepared corpus of random ids into folder."""
+    rng = np.random.default_rng(123)
+    shards = []
+    for split, size in (("train", num_tokens), ("valid", 10_000)):
+        data = rng.integers(0, 50257, size, dtype="<u2").tobytes()
+        (folder / f"{split}.bin").write_bytes(data)
+        shards.append({"file": f"{split}.bin", "split": split, "source": split,
+                       "tokens": size, "documents": 1,
+                       "sha256": hashlib.sha256(data).hexdigest()})
+    index = {"format": 1, "vocab_size": 50257, "end_of_text": 50256, "shards": shards}
+    (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def pretraining(rounds: int, optimizer: str = "adamw", config: dict | None = None,
+                num_tokens: int = 20_000_000) -> dict[str, float]:
+    """Print and return the median seconds of a step of script, bare and data."""
+    sys.path.insert(0, str(PRETRAINING))
+    import pretraining_simple as script
+    from torch.nn.utils import clip_grad_norm_
+
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        write_random_corpus(folder, num_tokens)
+        settings = script.Settings(data_dir=name, steps=rounds + 1, device="cpu",
+                                   output_dir=str(folder / "run"), optimizer=optimizer)
+        with contextlib.redirect_stdout(io.StringIO()):
+            run = script.Run(config or script.CONFIG, settings,
+                             script.World(torch.device("cpu")))
+        model = script.GPTModelTied(run.gpt_config)
+        optimizers = script.make_optimizers(model, settings)
+        ready = run.on_device(run.order.batch(0, settings.batch_size))
+
+        def bare() -> None:
+            with run.autocast():
+                loss = model(*ready)
+            loss.backward()
+            clip_grad_norm_(model.parameters(), settings.max_norm)
+            for each in optimizers:
+                each.step()
+                each.zero_grad()
+            loss.item()
+
+        def whole() -> None:
+            loss, norm, _ = run.train_step()
+            run.log.write("train", run.step, loss=loss, norm=norm)
+
+        steps = {"script": whole, "bare": bare, "data": lambda: list(run.batches())}
+        seconds: dict[str, list[float]] = {name: [] for name in steps}
+        for number in range(rounds + 1):
+            for name, step in steps.items():
+                start = time.perf_counter()
+                step()
+                if number:
+                    seconds[name].append(time.perf_counter() - start)
+        tokens = settings.batch_size * run.length
+        run.order = run.valid = None     # Windows removes no file that is still mapped
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    for name, value in medians.items():
+        print(f"{name:8s} {1000 * value:8.1f} ms a step, {tokens / value:10,.0f} tokens/s")
+    print(f"script takes {medians['script'] / medians['bare']:.3f} times as long as bare; "
+          f"data is {medians['data'] / medians['script']:.2%} of a step")
+    return medians
+
+
 def main() -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -98,8 +175,15 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", nargs="+", help="some of: chapter float32 auto hf")
+    parser.add_argument("--pretraining", action="store_true",
+                        help="measure pretraining_simple.py instead")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.pretraining:
+        for optimizer in ("adamw", "muon"):
+            print(f"{optimizer}, {options.threads} threads, torch {torch.__version__}")
+            pretraining(options.rounds, optimizer)
+        return 0
     script, device = load("gpt_train"), torch.device(options.device)
     chosen = {name: build for name, build in variants(script, device).items()
               if name in (options.only or name)}

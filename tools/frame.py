@@ -5,6 +5,7 @@ reading order with the time measured for each; `stamp` writes what follows from 
 """
 import functools
 import os.path
+import re
 from pathlib import Path
 
 import nbformat
@@ -64,7 +65,8 @@ def stamp(notebook: nbformat.NotebookNode, path: Path) -> str:
     if fresh != first.source:
         first.source = fresh
         changed.append("frame differs")
-    code = BOOTSTRAP.format(repository=course()["repository"], packages=PACKAGES,
+    code = BOOTSTRAP.format(repository=course()["repository"],
+                            packages=PACKAGES + extra_packages(path.parent),
                             folder=Path(name).parent.as_posix())
     second = notebook.cells[1]
     if not second.source.startswith(BOOTSTRAP[:17]):
@@ -74,6 +76,14 @@ def stamp(notebook: nbformat.NotebookNode, path: Path) -> str:
         second.source = code
         changed.append("bootstrap cell differs")
     return ", ".join(changed)
+
+
+def extra_packages(folder: Path) -> list[str]:
+    """Return the names in folder's requirements-extra.txt, if it has one."""
+    file = folder / "requirements-extra.txt"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    return [re.match(r"[\w-]+", line)[0] for line in lines
+            if line.strip() and not line.startswith("#")]
 
 
 def frame_text(entries: list[dict], position: int) -> str:

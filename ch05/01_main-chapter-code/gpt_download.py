@@ -54,6 +54,7 @@ HUGGING_FACE_NAMES = {"124M": "gpt2", "355M": "gpt2-medium", "774M": "gpt2-large
 MODEL_SIZES = tuple(HUGGING_FACE_NAMES)
 # a folder of the course with config.json and model.safetensors
 BUNDLED_MODEL = "ch05/03_bonus_pretraining_on_gutenberg/gpt2-mini"
+MINI = "gpt2-mini"
 
 DOWNLOAD_AGAIN = "delete it and download it again"
 USE_TENSORFLOW = "install tensorflow, which can read it"
@@ -71,16 +72,21 @@ def load_pretrained(
 ) -> Params | None:
     """Return pretrained params and rewrite base_config, in place, to their sizes.
 
-    Prints one line that says which weights were taken. Returns None, base_config
-    untouched, if none can be had. Raises ValueError for an unknown model_size.
+    model_size is a published one, or "gpt2-mini" for the course's small model, which
+    also stands in where the published weights cannot be had. Prints one line that says
+    which weights were taken. Returns None, base_config untouched, if none can be had.
+    Raises ValueError for an unknown model_size.
     """
-    _check_model_size(model_size)
-    places = [("OpenAI's files", _load_from_openai,
-               [Path(models_dir) / model_size / name for name in OPENAI_FILES]),
-              ("Hugging Face's", _load_from_hugging_face,
-               [_hugging_face_folder(model_size, models_dir) / "model.safetensors"])]
-    # what lies here already goes first: nobody should download half a GB for nothing
-    places.sort(key=lambda place: not all(path.is_file() for path in place[2]))
+    label, places = model_size, []
+    if model_size != MINI:
+        _check_model_size(model_size)
+        label = f"GPT-2 {model_size}"
+        places = [("OpenAI's files", _load_from_openai,
+                   [Path(models_dir) / model_size / name for name in OPENAI_FILES]),
+                  ("Hugging Face's", _load_from_hugging_face,
+                   [_hugging_face_folder(model_size, models_dir) / "model.safetensors"])]
+        # what lies here goes first: nobody should download half a GB for nothing
+        places.sort(key=lambda place: not all(path.is_file() for path in place[2]))
     places.append(("the course's small model", _load_from_course, []))
 
     failures = []
@@ -94,12 +100,13 @@ def load_pretrained(
             continue
         origin = lines.getvalue().strip().rpartition("\n")[2].rpartition(": ")[2]
         before = f" ({'; '.join(failures)})" if failures else ""
-        print(f"GPT-2 {model_size}: {name}, {origin}{before}")
+        print(f"{label}: {name}, {origin}{before}")
         base_config.update(config)
         return params
-    print(f"GPT-2 {model_size} could not be had ({'; '.join(failures)}). To use it, "
-          f"put {', '.join(OPENAI_FILES)} into {Path(models_dir).name}/{model_size}, "
-          "or set LLM_DATA_MIRROR.")
+    cure = (f"It comes with the whole course, in {BUNDLED_MODEL}" if model_size == MINI
+            else f"To use it, put {', '.join(OPENAI_FILES)} into "
+            f"{Path(models_dir).name}/{model_size}, or set LLM_DATA_MIRROR")
+    print(f"{label} could not be had ({'; '.join(failures)}). {cure}.")
     return None
 
 
@@ -173,7 +180,7 @@ def _load_from_course(model_size: str, models_dir: str | Path) -> tuple[dict, Pa
     for parent in Path(__file__).resolve().parents:
         if (parent / BUNDLED_MODEL / "config.json").is_file():
             config, params = load_model_folder(parent / BUNDLED_MODEL)
-            print(f"{BUNDLED_MODEL.rpartition('/')[2]} of {config['n_layers']} layers, "
+            print(f"{MINI} of {config['n_layers']} layers, "
                   f"emb_dim {config['emb_dim']}, context {config['context_length']}; "
                   "texts and numbers differ from the book's")
             return config, params

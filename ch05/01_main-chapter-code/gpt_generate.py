@@ -464,18 +464,18 @@ def check_prompt(encoded, cfg, tokenizer):
 
 
 def load_gpt2(gpt_config, model_size):
-    """Return (model, cfg) of a published size or of a folder.
+    """Return (model, cfg) of a published size, of gpt2-mini, or of a folder.
 
     The folder holds model.safetensors and config.json in Hugging Face's names.
     """
     try:
-        from gpt_download import MODEL_SIZES, load_model_folder, load_pretrained
+        from gpt_download import MINI, MODEL_SIZES, load_model_folder, load_pretrained
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name}.py is not beside this script; copy "
                          "gpt_download.py and fetch.py here, or pass --checkpoint."
                          ) from None
     cfg = dict(gpt_config)
-    if model_size in MODEL_SIZES:
+    if model_size in (*MODEL_SIZES, MINI):
         with contextlib.redirect_stdout(io.StringIO()) as said:
             params = load_pretrained(cfg, model_size, "gpt2")
         if params is None:
@@ -489,8 +489,8 @@ def load_gpt2(gpt_config, model_size):
             raise UserError(f"--model {model_size}: {error}.") from None
         cfg.update(sizes)
     else:
-        raise UserError(f"--model {model_size} is none of {', '.join(MODEL_SIZES)} "
-                         "and no folder with model.safetensors and config.json.")
+        raise UserError(f"--model {model_size} is none of {', '.join(MODEL_SIZES)}, "
+                         f"{MINI} and no folder with model.safetensors and config.json.")
     gpt = GPTModel(cfg)
     load_weights_into_gpt(gpt, params)
     return gpt, cfg
@@ -562,8 +562,9 @@ def parse_arguments(arguments=None):
     parser = OneLineParser(description="Let a GPT-2 continue a text.", allow_abbrev=False)
     add = parser.add_argument
     add("--prompt", default="Every effort moves you", help="the text to go on from")
-    add("--model", help="124M (default), 355M, 774M, 1558M, or a folder with "
-                        "model.safetensors and config.json")
+    add("--model", help="124M (default), 355M, 774M, 1558M, gpt2-mini (the "
+                        "course's own), or a folder with model.safetensors and "
+                        "config.json")
     add("--checkpoint", help="a run folder of gpt_train.py, or a .pth file with "
                              "config.json beside it")
     add("--device", default="cpu", help="auto, cpu (default), cuda or mps")
