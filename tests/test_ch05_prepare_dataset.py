@@ -447,10 +447,12 @@ class FullDisk(io.FileIO):
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(corpus, script, monkeypatch):
+    plain_open = open
+
     def small_disk(name, mode="r", *args, **kwargs):
         if mode == "ab":
             return io.BufferedWriter(FullDisk(name, mode))
-        return open(name, mode, *args, **kwargs)
+        return plain_open(name, mode, *args, **kwargs)
 
     total = sum(len(data) for name, data in tree("whole").items() if "bin" in name)
     for room in range(0, total, total // 7):
