@@ -12,4 +12,7 @@ SMALL = {
     "ch05/01_main-chapter-code/exercise-solutions.ipynb": {
         "GPT_CONFIG_124M": SMALL_GPT, "num_epochs": 1,
     },
+    "ch05/04_learning_rate_schedulers/learning-rate-schedulers.ipynb": {
+        "total_steps": 160, "longer_steps": 170, "short": 60, "seeds": (123, 124),
+    },
 }
