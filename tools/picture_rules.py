@@ -61,14 +61,13 @@ def visible(text) -> bool:
         return True
     if not axes.get_visible():
         return False
-    ticks_and_labels = {*axes.get_xticklabels(which="both"),
-                        *axes.get_yticklabels(which="both"),
-                        axes.xaxis.label, axes.yaxis.label}
-    if text in ticks_and_labels and not axes.axison:
-        return False
-    if text in ticks_and_labels:               # ticks outside the limits are not drawn
-        box = text.get_window_extent()
-        whole = axes.get_window_extent()
-        return (box.x1 > whole.x0 - 60 and box.x0 < whole.x1 + 60
-                and box.y1 > whole.y0 - 60 and box.y0 < whole.y1 + 60)
+    for axis in (axes.xaxis, axes.yaxis):
+        low, high = sorted(axis.get_view_interval())
+        slack = 1e-6 * (high - low)
+        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+            if text in (tick.label1, tick.label2):     # those outside are not drawn
+                inside = low - slack <= tick.get_loc() <= high + slack
+                return axes.axison and inside
+        if text is axis.label:
+            return axes.axison
     return True
